@@ -1,0 +1,235 @@
+//! What the system calls ask of the machine.
+//!
+//! The kernel registers its implementation once with [`set_platform`]; on the host
+//! [`crate::testing`] does.
+
+use alloc::{boxed::Box, sync::Arc};
+
+use crate::{
+    Errno,
+    mm::PageTable,
+    page::OutOfMemory,
+    sync::Once,
+    task::{Thread, UserRegs},
+    user::UserAddr,
+};
+
+/// Number of a 4 KiB frame of physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frame(pub u64);
+
+/// A thread as the scheduler knows it.
+///
+/// Parking works as in `std::thread`: one token a thread; [`Platform::park`] consumes it or blocks
+/// until it is there, and may also return for no reason.
+pub trait ThreadHandle: Send + Sync {
+    /// Makes the token available, and the thread runnable where it is parked. May be called from
+    /// any thread, with locks held.
+    fn unpark(&self);
+
+    /// Processor time that the thread has used, in nanoseconds: in the application, and in the
+    /// kernel on its behalf.
+    fn cpu_time_ns(&self) -> CpuTime;
+}
+
+/// Processor time in nanoseconds, as `man 2 times` divides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// Executing application code.
+    pub user_ns: u64,
+    /// In the kernel on the application's behalf.
+    pub system_ns: u64,
+}
+
+/// Physical memory, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// All that the machine has for kernel and program.
+    pub total_frames: u64,
+    /// What is free now.
+    pub free_frames: u64,
+}
+
+/// Facts of the processor that programs are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuInfo {
+    /// Number of processors.
+    pub count: usize,
+    /// `AT_HWCAP`: CPUID.1:EDX.
+    pub hwcap: u64,
+    /// `AT_HWCAP2`: bit 1 where FSGSBASE may be used (`man 3 getauxval`).
+    pub hwcap2: u64,
+    /// Bytes of the XSAVE area in the layout that signal frames use (CPUID.0xD:EBX), at least 512.
+    pub xsave_size: usize,
+    /// XCR0, the state components enabled; 0 without XSAVE.
+    pub xfeatures: u64,
+    /// Frequency of the time stamp counter.
+    pub tsc_khz: u64,
+}
+
+/// The start state of a thread of the application.
+#[derive(Clone, Copy, Debug)]
+pub struct ThreadStart {
+    /// Its registers.
+    pub regs: UserRegs,
+    /// Base of FS: thread-local storage.
+    pub fs_base: u64,
+    /// Base of GS.
+    pub gs_base: u64,
+    /// Whether the thread starts with a copy of the calling thread's vector state (fork, clone) or
+    /// with the initial one (execve).
+    pub vector_state: VectorState,
+}
+
+/// See [`ThreadStart::vector_state`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorState {
+    /// As after reset, per the System V ABI.
+    Initial,
+    /// A copy of the calling thread's.
+    Inherited,
+}
+
+/// The machine, as the system calls see it.
+pub trait Platform: Sync {
+    // Time.
+
+    /// Nanoseconds since boot, never going back (`CLOCK_MONOTONIC`).
+    fn monotonic_ns(&self) -> u64;
+    /// Nanoseconds between the epoch and boot: `CLOCK_REALTIME` is this plus
+    /// [`Self::monotonic_ns`].
+    fn realtime_offset_ns(&self) -> u64;
+    /// Sets what [`Self::realtime_offset_ns`] gives (`man 2 clock_settime`), the vDSO included.
+    fn set_realtime_offset_ns(&self, offset: u64);
+
+    // Threads.
+
+    /// The running thread's handle.
+    fn current_handle(&self) -> Arc<dyn ThreadHandle>;
+    /// Blocks the running thread until its token is there or [`Self::monotonic_ns`] reaches
+    /// `deadline_ns`.
+    fn park(&self, deadline_ns: Option<u64>);
+    /// Lets other runnable threads run.
+    fn yield_now(&self);
+    /// Starts `thread`; its handle is stored in it before it runs.
+    ///
+    /// # Errors
+    /// `EAGAIN` or `ENOMEM` where there is no memory for it.
+    fn spawn(&self, thread: Arc<Thread>, start: ThreadStart) -> Result<(), Errno>;
+    /// Processor that the running thread is on.
+    fn current_cpu(&self) -> usize;
+
+    // The running thread's registers that the trap frame does not hold.
+
+    /// Base of FS and GS.
+    fn tls_bases(&self) -> (u64, u64);
+    /// Sets the base of FS. The address has been checked to be canonical.
+    fn set_fs_base(&self, base: u64);
+    /// Sets the application's base of GS. The address has been checked to be canonical.
+    fn set_gs_base(&self, base: u64);
+    /// Copies the vector state into `area` (of [`CpuInfo::xsave_size`] bytes), in the standard
+    /// XSAVE format (Intel SDM vol. 1 §13.4).
+    fn save_vector_state(&self, area: &mut [u8]);
+    /// Loads the vector state; an area with reserved bits set gives `EINVAL`-like `false`.
+    fn load_vector_state(&self, area: &[u8]) -> bool;
+    /// Resets the vector state to the initial one (execve).
+    fn reset_vector_state(&self);
+
+    // Physical memory. Frames of the root image are neither counted nor freed, see
+    // `Page::of_image`.
+
+    /// A zeroed frame with one reference.
+    fn alloc_zeroed_frame(&self) -> Option<Frame>;
+    /// A frame with one reference and the content of `from`.
+    fn alloc_frame_copy(&self, from: Frame) -> Option<Frame>;
+    /// The frame at this (page-aligned) offset of the root image.
+    fn image_frame(&self, offset: usize) -> Option<Frame>;
+    /// Adds a reference.
+    fn retain_frame(&self, frame: Frame);
+    /// Takes a reference away; the last one frees the frame.
+    fn release_frame(&self, frame: Frame);
+    /// Number of references (`u32::MAX` for frames of the root image).
+    fn frame_refs(&self, frame: Frame) -> u32;
+    /// Copies out of a frame; the range lies within it.
+    fn read_frame(&self, frame: Frame, offset: usize, out: &mut [u8]);
+    /// Copies into a frame; the range lies within it.
+    fn write_frame(&self, frame: Frame, offset: usize, bytes: &[u8]);
+    /// Zeros part of a frame; the range lies within it.
+    fn zero_frame(&self, frame: Frame, offset: usize, len: usize);
+    /// Memory in use and free.
+    fn memory_info(&self) -> MemoryInfo;
+
+    // Address spaces and application memory. The ranges have been checked to lie in the
+    // application's half; the result is the number of bytes copied before a fault that
+    // `AddressSpace::handle_fault` could not resolve.
+
+    /// An empty page table (the kernel half is in it).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn new_page_table(&self) -> Result<Box<dyn PageTable>, OutOfMemory>;
+    /// Reads the running thread's application memory.
+    fn copy_from_user(&self, from: UserAddr, out: &mut [u8]) -> usize;
+    /// Writes the running thread's application memory.
+    fn copy_to_user(&self, to: UserAddr, bytes: &[u8]) -> usize;
+    /// Zeros the running thread's application memory.
+    fn zero_user(&self, to: UserAddr, len: usize) -> usize;
+    /// Copies from a frame to application memory.
+    fn copy_frame_to_user(&self, frame: Frame, offset: usize, to: UserAddr, len: usize) -> usize;
+    /// Copies from application memory to a frame.
+    fn copy_frame_from_user(
+        &self,
+        frame: Frame,
+        offset: usize,
+        from: UserAddr,
+        len: usize,
+    ) -> usize;
+    /// Atomically replaces the aligned 32-bit word at `at` by `new` if it is `expected`; gives the
+    /// value found, or `None` on a fault (futexes: `man 2 futex`).
+    fn compare_exchange_user_u32(&self, at: UserAddr, expected: u32, new: u32) -> Option<u32>;
+    /// Atomically reads the aligned 32-bit word at `at`.
+    fn load_user_u32(&self, at: UserAddr) -> Option<u32>;
+
+    // The rest.
+
+    /// Fills `out` with random bytes fit for cryptography.
+    fn fill_random(&self, out: &mut [u8]);
+    /// Facts of the processor.
+    fn cpu_info(&self) -> CpuInfo;
+    /// Content of the vDSO image (an ELF file) to be mapped, if the machine has one, and the pages
+    /// of data that precede it.
+    fn vdso(&self) -> Option<Vdso>;
+    /// Writes to `hermit-run`'s standard output or error (the only kinds passed here), blocking
+    /// until the bytes are on their way.
+    fn console_write(&self, stream: hx_abi::link::Kind, bytes: &[u8]);
+    /// Sends a record to `hermit-run`.
+    fn send_record(&self, record: &hx_abi::link::Record);
+}
+
+/// The vDSO: `data` is mapped read-only directly below `text`, which is mapped executable.
+#[derive(Clone, Copy, Debug)]
+pub struct Vdso {
+    /// Frames of the data pages.
+    pub data: &'static [Frame],
+    /// Frames of the image.
+    pub text: &'static [Frame],
+    /// Offset of the `__vdso_rt_sigreturn`-free ELF header in `text` is always 0; this is the
+    /// image's length in bytes.
+    pub len: usize,
+}
+
+static PLATFORM: Once<&'static dyn Platform> = Once::new();
+
+/// Registers the platform, once, before anything else of this crate is used.
+pub fn set_platform(platform: &'static dyn Platform) {
+    PLATFORM.call_once(|| platform);
+}
+
+/// The registered platform.
+///
+/// # Panics
+/// Where none has been registered.
+#[must_use]
+pub fn platform() -> &'static dyn Platform {
+    *PLATFORM.get().expect("set_platform comes first")
+}

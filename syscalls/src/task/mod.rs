@@ -1,0 +1,104 @@
+//! Processes and threads.
+//!
+//! A [`Thread`] is what Linux calls a task; threads that share everything form a [`Process`]
+//! (thread group). What threads may share separately in Linux (`CLONE_FILES`, `CLONE_FS`, …) hangs
+//! off the thread by `Arc`.
+
+use alloc::sync::Arc;
+
+use crate::{
+    Errno,
+    fs::FdTable,
+    platform::ThreadHandle,
+    sync::{Mutex, Once},
+};
+
+/// The registers of an interrupted application, in the order of Linux's `struct pt_regs`: the
+/// kernel's entry code saves them so.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are the processor's names")]
+pub struct UserRegs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// Number of the system call, or -1 after an exception or interrupt: such a context is not
+    /// restarted and its rcx and r11 are the application's own.
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+}
+
+/// What a system call gets beside its arguments.
+pub struct Ctx<'a> {
+    /// The calling thread.
+    pub thread: &'a Arc<Thread>,
+    /// Its registers, as they will be restored.
+    pub regs: &'a mut UserRegs,
+}
+
+/// The whole of what the virtual machine runs: the root of everything that processes share.
+pub struct System {}
+
+/// A process (thread group).
+pub struct Process {
+    /// The system it belongs to.
+    pub system: Arc<System>,
+}
+
+/// A thread.
+pub struct Thread {
+    /// Thread id.
+    pub tid: i32,
+    /// The process it is of.
+    pub process: Arc<Process>,
+    /// Its descriptors.
+    pub files: Mutex<Arc<FdTable>>,
+    /// Set by [`crate::platform::Platform::spawn`].
+    pub handle: Once<Arc<dyn ThreadHandle>>,
+}
+
+impl Thread {
+    /// Whether a signal is to be acted upon before the thread goes on in the application: blocking
+    /// calls end then.
+    #[must_use]
+    pub fn has_pending_signal(&self) -> bool {
+        false
+    }
+
+    /// The thread's descriptors.
+    #[must_use]
+    pub fn files(&self) -> Arc<FdTable> {
+        self.files.lock().clone()
+    }
+}
+
+/// What the kernel does after [`return_to_user`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Goes on with the application, with the registers as they are now.
+    Resume,
+    /// The thread has ended; its stack and handle can go once the kernel is off them.
+    Ended,
+}
+
+/// To be called before every return to the application, with interrupts off and no lock held: acts
+/// on signals, on the end of the process, and restarts or ends interrupted calls.
+pub fn return_to_user(_ctx: &mut Ctx<'_>, _result: Option<Result<usize, Errno>>) -> Next {
+    Next::Resume
+}

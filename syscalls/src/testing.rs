@@ -1,0 +1,1 @@
+//! A platform on the host, for tests.

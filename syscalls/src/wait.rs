@@ -1,0 +1,246 @@
+//! Wait queues: how a thread waits for something that another thread, or a device, brings about.
+//!
+//! Protocol: whoever changes the state that others wait for makes the change visible first (under
+//! its own lock), drops the lock, then calls [`WaitQueue::wake_all`]. A waiter enters the queue
+//! *before* it looks at the state, so a change between its look and its sleep wakes it.
+
+use alloc::{sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bitflags::bitflags;
+
+use crate::{
+    Errno,
+    platform::{ThreadHandle, platform},
+    sync::Mutex,
+    task::Thread,
+};
+
+bitflags! {
+    /// Events of `man 2 poll`; the numbers are those of `<poll.h>` and of epoll.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct PollEvents: u32 {
+        /// There is something to read.
+        const IN = linux_raw_sys::general::POLLIN;
+        /// Urgent data.
+        const PRI = linux_raw_sys::general::POLLPRI;
+        /// Writing would not block.
+        const OUT = linux_raw_sys::general::POLLOUT;
+        /// An error, for example the read end of a pipe is closed.
+        const ERR = linux_raw_sys::general::POLLERR;
+        /// Hung up: the other end is gone.
+        const HUP = linux_raw_sys::general::POLLHUP;
+        /// The descriptor is not open.
+        const NVAL = linux_raw_sys::general::POLLNVAL;
+        /// As `IN`.
+        const RDNORM = linux_raw_sys::general::POLLRDNORM;
+        /// Band data.
+        const RDBAND = linux_raw_sys::general::POLLRDBAND;
+        /// As `OUT`.
+        const WRNORM = linux_raw_sys::general::POLLWRNORM;
+        /// Band data.
+        const WRBAND = linux_raw_sys::general::POLLWRBAND;
+        /// The peer has shut down writing.
+        const RDHUP = linux_raw_sys::general::POLLRDHUP;
+    }
+}
+
+/// Something that a [`WaitQueue`] can wake: a thread, or an epoll instance's item.
+pub trait Wake: Send + Sync {
+    /// Called with the queue's lock held: must not touch the same queue.
+    fn wake(&self);
+}
+
+/// A thread waiting, in any number of queues at once.
+pub struct Waiter {
+    handle: Arc<dyn ThreadHandle>,
+    woken: AtomicBool,
+}
+
+impl Waiter {
+    /// For the running thread.
+    #[must_use]
+    pub fn current() -> Arc<Self> {
+        Arc::new(Self { handle: platform().current_handle(), woken: AtomicBool::new(false) })
+    }
+
+    /// Blocks until woken, a signal is pending for `thread`, or the deadline passes.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait(&self, thread: &Thread, deadline_ns: Option<u64>) -> Result<(), WaitError> {
+        loop {
+            if self.woken.swap(false, Ordering::Acquire) {
+                return Ok(());
+            }
+            if thread.has_pending_signal() {
+                return Err(WaitError::Interrupted);
+            }
+            if deadline_ns.is_some_and(|deadline| platform().monotonic_ns() >= deadline) {
+                return Err(WaitError::TimedOut);
+            }
+            platform().park(deadline_ns);
+        }
+    }
+}
+
+impl Wake for Waiter {
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.handle.unpark();
+    }
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitError {
+    /// A signal is pending. Most calls answer `ERESTARTSYS`, which the conversion to [`Errno`] gives.
+    Interrupted,
+    /// The deadline has passed.
+    TimedOut,
+}
+
+impl From<WaitError> for Errno {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::Interrupted => Errno::ERESTARTSYS,
+            WaitError::TimedOut => Errno::ETIMEDOUT,
+        }
+    }
+}
+
+struct Entry {
+    id: usize,
+    target: Arc<dyn Wake>,
+    sharing: Sharing,
+}
+
+/// Whether a wake-up for one goes on to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Woken by every wake-up.
+    Shared,
+    /// At most one of the exclusive waiters is woken by [`WaitQueue::wake_one`].
+    Exclusive,
+}
+
+/// Threads and epoll items that wait for one thing.
+#[derive(Default)]
+pub struct WaitQueue {
+    entries: Mutex<Vec<Entry>>,
+    next_id: AtomicUsize,
+    /// Length of `entries`, readable without the lock: a wake-up of nobody costs one load.
+    len: AtomicUsize,
+}
+
+impl WaitQueue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Puts `target` into the queue until the registration is dropped.
+    #[must_use]
+    pub fn register(self: &Arc<Self>, target: Arc<dyn Wake>, sharing: Sharing) -> Registration {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let mut entries = self.entries.lock();
+        entries.push(Entry { id, target, sharing });
+        self.len.store(entries.len(), Ordering::SeqCst);
+        Registration { queue: self.clone(), id }
+    }
+
+    /// Wakes everybody.
+    pub fn wake_all(&self) {
+        if self.len.load(Ordering::SeqCst) != 0 {
+            for entry in &*self.entries.lock() {
+                entry.target.wake();
+            }
+        }
+    }
+
+    /// Wakes all shared entries and the exclusive one that has waited longest.
+    pub fn wake_one(&self) {
+        if self.len.load(Ordering::SeqCst) != 0 {
+            let mut exclusive_woken = false;
+            for entry in &*self.entries.lock() {
+                match entry.sharing {
+                    Sharing::Exclusive if exclusive_woken => continue,
+                    Sharing::Exclusive => exclusive_woken = true,
+                    Sharing::Shared => {}
+                }
+                entry.target.wake();
+            }
+        }
+    }
+
+    /// Blocks `thread` until `condition` gives a value. The condition is evaluated in the waiting
+    /// thread, takes the locks it needs itself, and may block no further.
+    ///
+    /// # Errors
+    /// [`WaitError::Interrupted`] when a signal is pending, [`WaitError::TimedOut`] when
+    /// [`crate::platform::Platform::monotonic_ns`] has reached `deadline_ns`; the condition has
+    /// been evaluated after either came true.
+    pub fn wait<T>(
+        self: &Arc<Self>,
+        thread: &Thread,
+        deadline_ns: Option<u64>,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
+        if let Some(value) = condition() {
+            return Ok(value);
+        }
+        let waiter = Waiter::current();
+        let _registration = self.register(waiter.clone(), Sharing::Shared);
+        loop {
+            if let Some(value) = condition() {
+                return Ok(value);
+            }
+            if let Err(error) = waiter.wait(thread, deadline_ns) {
+                return condition().ok_or(error);
+            }
+        }
+    }
+}
+
+/// A place in a [`WaitQueue`], given up on drop.
+pub struct Registration {
+    queue: Arc<WaitQueue>,
+    id: usize,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut entries = self.queue.entries.lock();
+        entries.retain(|entry| entry.id != self.id);
+        self.queue.len.store(entries.len(), Ordering::SeqCst);
+    }
+}
+
+/// What a file's `poll` is handed: where to register whoever wants to know of changes.
+pub struct PollTable {
+    target: Option<Arc<dyn Wake>>,
+    registrations: Vec<Registration>,
+}
+
+impl PollTable {
+    /// Only asks for the present state.
+    #[must_use]
+    pub fn query() -> Self {
+        Self { target: None, registrations: Vec::new() }
+    }
+
+    /// Registers `target` with every queue that the polled files name, until this is dropped.
+    #[must_use]
+    pub fn waking(target: Arc<dyn Wake>) -> Self {
+        Self { target: Some(target), registrations: Vec::new() }
+    }
+
+    /// To be called by a file's `poll`, *before* it looks at its state, for each queue that is
+    /// woken when the state changes.
+    pub fn watch(&mut self, queue: &Arc<WaitQueue>) {
+        if let Some(target) = &self.target {
+            self.registrations.push(queue.register(target.clone(), Sharing::Shared));
+        }
+    }
+}
