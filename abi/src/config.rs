@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const CONFIG_PATH: &str = ".hermix/run";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 1;
+pub const CONFIG_VERSION: u32 = 2;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct RunConfig {
     pub env: Vec<Vec<u8>>,
     /// Working directory inside the guest.
     pub cwd: Vec<u8>,
+    /// Absolute guest paths below which nothing may be changed (`EROFS`), as `-v HOST:GUEST:ro` asks.
+    pub read_only: Vec<Vec<u8>>,
     /// User and group that the program runs as.
     pub uid: u32,
     /// See `uid`.

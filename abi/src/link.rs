@@ -105,6 +105,10 @@ pub enum Event {
     Signal(u8),
     /// The terminal has a new size.
     WindowSize(WindowSize),
+    /// Nobody reads standard output (1) or standard error (2) any more: from now on a write to it
+    /// is `EPIPE` with `SIGPIPE`. What was written before is lost, as it is with a pipe; the host
+    /// sends [`Event::Signal`] for the write that failed there.
+    OutputClosed(u8),
 }
 
 /// The stream does not follow the protocol; it cannot be resynchronised.
