@@ -34,7 +34,7 @@ impl UserAddr {
 
     /// The address `bytes` further (wrapping: the access is checked).
     #[must_use]
-    pub fn add(self, bytes: usize) -> Self {
+    pub fn offset(self, bytes: usize) -> Self {
         Self(self.0.wrapping_add(bytes as u64))
     }
 
@@ -136,7 +136,7 @@ impl<T: UserAbi> UserPtr<T> {
     /// The pointer to element `index` of an array that starts here.
     #[must_use]
     pub fn at(self, index: usize) -> Self {
-        self.addr.add(index.wrapping_mul(T::SIZE)).into()
+        self.addr.offset(index.wrapping_mul(T::SIZE)).into()
     }
 
     /// Reads `count` values.
@@ -185,7 +185,7 @@ pub fn read_c_string(from: UserAddr, limit: usize, too_long: Errno) -> Result<Ve
     let mut string = Vec::new();
     let mut chunk = [0; 256];
     loop {
-        let at = from.add(string.len());
+        let at = from.offset(string.len());
         // Up to the end of the page: the next one may not be there.
         let in_page = PAGE_SIZE - at.0 as usize % PAGE_SIZE;
         let len = in_page.min(chunk.len()).min(limit - string.len());
@@ -331,7 +331,7 @@ impl UserBuffers {
         }
         let mut segments = Vec::with_capacity(count);
         for index in 0..count {
-            let base: UserPtr<u64> = iov.addr().add(index * 16).into();
+            let base: UserPtr<u64> = iov.addr().offset(index * 16).into();
             segments.push((UserAddr(base.read()?), base.at(1).read()? as usize));
         }
         Self::new(segments)
@@ -367,7 +367,7 @@ impl UserBuffers {
             }
             let piece = left.min(len - done);
             let copied = copy(addr, done, piece);
-            self.segments[self.current] = (addr.add(copied), left - copied);
+            self.segments[self.current] = (addr.offset(copied), left - copied);
             self.remaining -= copied;
             done += copied;
             if copied < piece {
