@@ -1,0 +1,56 @@
+//! The way back from patched to original addresses, and from overwritten ones into the stubs.
+//!
+//! Addresses here are run-time addresses. Both look-ups are binary searches and allocate nothing.
+
+use crate::{
+    apply::Placement,
+    format::{Plan, SLOT_LEN},
+};
+
+impl Plan {
+    /// The original instruction that the stub instruction at (or around) `address` stands for.
+    ///
+    /// The registers of a thread stopped there are those it would have at the original
+    /// instruction, but for `rcx` once the stub has loaded it for the system call, which is about
+    /// to overwrite it. A signal frame, a backtrace or a debugger shows the original address; a
+    /// thread may also be resumed there: it re-enters the patch, or goes on in original code, or
+    /// traps and is resumed by way of [`Plan::resume_address`].
+    ///
+    /// `None` for an address that is in no stub.
+    #[must_use]
+    pub fn original_address(&self, placement: &Placement, address: u64) -> Option<u64> {
+        let offset = address.checked_sub(placement.stub_base())?;
+        let offset = u32::try_from(offset).ok()?;
+        let index = self.stubs.partition_point(|stub| stub.offset <= offset).checked_sub(1)?;
+        let stub = self.stubs.get(index)?;
+        let within = offset - stub.offset;
+        if within >= u32::from(stub.len) {
+            return None;
+        }
+        let steps = self.steps_of(stub);
+        let step = steps.partition_point(|step| u32::from(step[0]) <= within).checked_sub(1)?;
+        let original = stub.origin + u64::from(steps.get(step)?[1]);
+        Some(original.wrapping_add(placement.load_bias()))
+    }
+
+    /// Where to go on after a trap at the overwritten instruction at `address`.
+    ///
+    /// The trap is a breakpoint (`int3`; the saved `rip` is one more than the address) or an
+    /// invalid opcode (the saved `rip` is the address). `None` means that the trap is the
+    /// program's own.
+    #[must_use]
+    pub fn resume_address(&self, placement: &Placement, address: u64) -> Option<u64> {
+        let address = address.wrapping_sub(placement.load_bias());
+        let index = self.resumes.binary_search_by_key(&address, |resume| resume.address).ok()?;
+        let offset = u64::from(self.resumes.get(index)?.offset);
+        Some(placement.stub_base().wrapping_add(offset))
+    }
+
+    /// Whether a run-time address lies in the stub area's code.
+    #[must_use]
+    pub fn is_stub_address(&self, placement: &Placement, address: u64) -> bool {
+        let start = (self.slots.len() * SLOT_LEN) as u64;
+        let offset = address.wrapping_sub(placement.stub_base());
+        (start..u64::from(self.stub_area_len)).contains(&offset)
+    }
+}
