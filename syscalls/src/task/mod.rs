@@ -4,7 +4,11 @@
 //! (thread group). What threads may share separately in Linux (`CLONE_FILES`, `CLONE_FS`, …) hangs
 //! off the thread by `Arc`.
 
+pub mod credentials;
+
 use alloc::sync::Arc;
+
+pub use credentials::{Capability, Credentials};
 
 use crate::{
     Errno,
@@ -69,6 +73,8 @@ pub struct Thread {
     pub process: Arc<Process>,
     /// Its descriptors.
     pub files: Mutex<Arc<FdTable>>,
+    /// Who it acts as.
+    pub credentials: Mutex<Arc<Credentials>>,
     /// Set by [`crate::platform::Platform::spawn`].
     pub handle: Once<Arc<dyn ThreadHandle>>,
 }
@@ -79,6 +85,12 @@ impl Thread {
     #[must_use]
     pub fn has_pending_signal(&self) -> bool {
         false
+    }
+
+    /// Who the thread acts as.
+    #[must_use]
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.lock().clone()
     }
 
     /// The thread's descriptors.
