@@ -1,0 +1,158 @@
+//! Building the kernel for `x86_64-unknown-none`.
+//!
+//! Two compilers can: rustup's, where the target can be added to its toolchain, and Debian's
+//! `rustc-web`, which builds `core` and `alloc` from `rust-web-src`. The choice is made once and
+//! remembered in `target/kernel/toolchain`; `HERMIX_KERNEL_TOOLCHAIN` (`rustup` or `debian`)
+//! overrides it.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{repository, run};
+
+const TARGET: &str = "x86_64-unknown-none";
+const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Who compiles the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Toolchain {
+    /// The toolchain of `rust-toolchain.toml` with its precompiled `core`.
+    Rustup,
+    /// `/usr/bin/cargo`, with `core` built from source.
+    Debian,
+}
+
+impl Toolchain {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Rustup => "rustup",
+            Self::Debian => "debian",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Rustup, Self::Debian].into_iter().find(|toolchain| toolchain.name() == name.trim())
+    }
+
+    /// The remembered choice, or a new one.
+    fn choose() -> Result<Self> {
+        if let Ok(name) = env::var("HERMIX_KERNEL_TOOLCHAIN") {
+            return Self::from_name(&name).with_context(|| {
+                format!("HERMIX_KERNEL_TOOLCHAIN is {name:?}: say rustup or debian")
+            });
+        }
+        let memo = repository().join("target/kernel/toolchain");
+        if let Some(chosen) = fs::read_to_string(&memo).ok().as_deref().and_then(Self::from_name) {
+            return Ok(chosen);
+        }
+        let chosen = if rustup_has_target() {
+            Self::Rustup
+        } else {
+            run(Command::new(repository().join("scripts/lib/apt-install")).args(DEBIAN_PACKAGES))?;
+            Self::Debian
+        };
+        fs::create_dir_all(repository().join("target/kernel"))?;
+        fs::write(&memo, chosen.name()).with_context(|| format!("cannot write {memo:?}"))?;
+        Ok(chosen)
+    }
+
+    /// `cargo SUBCOMMAND` for the kernel.
+    fn cargo(self, subcommand: &str) -> Command {
+        let mut cargo = match self {
+            Self::Rustup => Command::new("cargo"),
+            Self::Debian => {
+                let mut cargo = Command::new("/usr/bin/cargo");
+                // What rustup's proxy sets for its own compiler.
+                for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "LD_LIBRARY_PATH"] {
+                    cargo.env_remove(variable);
+                }
+                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+                cargo
+            }
+        };
+        cargo.arg(subcommand);
+        if self == Self::Debian {
+            cargo.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
+        }
+        cargo
+            .args(["--quiet", "--locked", "--package", "hx-kernel", "--profile", "kernel"])
+            .args(["--target", TARGET, "--target-dir", "target/kernel"])
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"))
+            .env_remove("RUSTFLAGS")
+            .current_dir(repository());
+        cargo
+    }
+}
+
+/// Whether the compiler in use here has the kernel's target, fetching it if rustup can.
+fn rustup_has_target() -> bool {
+    let here = |command: &mut Command| {
+        command.current_dir(repository()).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
+    };
+    // An unreachable network must not hold up the fallback for long.
+    here(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET]));
+    here(Command::new("rustc").args(["--target", TARGET, "--print", "target-libdir"]))
+        .and_then(|output| String::from_utf8(output.stdout).ok())
+        .is_some_and(|libdir| Path::new(libdir.trim()).is_dir())
+}
+
+/// The kernel's code generation and link options: everything that is not in `Cargo.toml`.
+fn rustflags() -> Vec<String> {
+    let mut flags = vec![
+        "-Clinker=ld".to_owned(),
+        "-Clinker-flavor=ld".to_owned(),
+        // The kernel is linked where it runs, in the top 2 GiB.
+        "-Crelocation-model=static".to_owned(),
+        "-Ccode-model=kernel".to_owned(),
+        // Backtraces walk the frame pointers.
+        "-Cforce-frame-pointers=yes".to_owned(),
+    ];
+    let script = linker_script();
+    if script.exists() {
+        flags.push(format!("-Clink-arg=-T{}", script.display()));
+    }
+    flags
+}
+
+fn linker_script() -> PathBuf {
+    repository().join("kernel/kernel.ld")
+}
+
+/// Builds the kernel; see [`crate::kernel_image`] for where it goes.
+///
+/// # Errors
+/// Where no compiler is to be had, or the kernel does not compile.
+pub(crate) fn build() -> Result<()> {
+    let toolchain = Toolchain::choose()?;
+    relink_after_script_change()?;
+    run(&mut toolchain.cargo("build"))?;
+    if !crate::kernel_image().exists() {
+        bail!("cargo reports success but left no {}", crate::kernel_image().display());
+    }
+    Ok(())
+}
+
+/// Cargo does not know that the image depends on the linker script.
+fn relink_after_script_change() -> Result<()> {
+    let modified = |path: PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let (Ok(image), Ok(script)) = (modified(crate::kernel_image()), modified(linker_script()))
+    else {
+        return Ok(());
+    };
+    if script > image {
+        // The kernel's own crate only: what it depends on is not linked by the script.
+        let fingerprints = crate::kernel_image().with_file_name(".fingerprint");
+        for entry in fs::read_dir(&fingerprints)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with("hx-kernel-") {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
