@@ -157,12 +157,6 @@ pub enum ElfError {
         /// An address in both.
         address: u64,
     },
-    /// No address in user space has the alignment that a segment asks for.
-    #[error("it asks for an alignment of {align:#x} bytes, which leaves no place for it")]
-    Alignment {
-        /// The greatest `p_align`, in bytes.
-        align: u64,
-    },
     /// `e_entry` is outside user space.
     #[error("its entry point {entry:#x} is not below {TASK_SIZE:#x}")]
     EntryRange {
@@ -208,7 +202,6 @@ impl ElfError {
                 Role::Program => ENOEXEC,
                 Role::Interpreter => ELIBBAD,
             },
-            Self::Alignment { .. } => ENOMEM,
             Self::NoLoadableSegment
             | Self::SegmentMisaligned { .. }
             | Self::SegmentOffset { .. }
@@ -220,20 +213,20 @@ impl ElfError {
     /// Whether Linux would notice only after the old program is gone, and kill the process instead
     /// of returning [`errno`](Self::errno).
     #[must_use]
-    pub fn is_past_the_point_of_no_return(self) -> bool {
-        matches!(
-            self,
+    pub fn is_past_the_point_of_no_return(self, role: Role) -> bool {
+        match self {
+            Self::WrongType { .. } => role == Role::Interpreter,
             Self::NoLoadableSegment
-                | Self::FileSizeExceedsMemory { .. }
-                | Self::SegmentRange { .. }
-                | Self::SegmentTooLow { .. }
-                | Self::SegmentMisaligned { .. }
-                | Self::SegmentOffset { .. }
-                | Self::SegmentTruncated { .. }
-                | Self::OverlappingSegments { .. }
-                | Self::Alignment { .. }
-                | Self::EntryRange { .. }
-        )
+            | Self::FileSizeExceedsMemory { .. }
+            | Self::SegmentRange { .. }
+            | Self::SegmentTooLow { .. }
+            | Self::SegmentMisaligned { .. }
+            | Self::SegmentOffset { .. }
+            | Self::SegmentTruncated { .. }
+            | Self::OverlappingSegments { .. }
+            | Self::EntryRange { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -155,6 +155,13 @@ impl ImagePlan {
             ImageKind::Relocatable => base.wrapping_sub(self.span.start) & !(self.align - 1),
         }
     }
+
+    /// The load bias that puts the image at the upper end of a free range, which is as long as
+    /// [`Placement::MmapArea`](crate::Placement) asks for.
+    #[must_use]
+    pub fn bias_in(&self, free: Range<u64>) -> u64 {
+        self.bias_for(free.end.wrapping_sub(self.span_len()))
+    }
 }
 
 impl Elf {
@@ -191,9 +198,6 @@ impl Elf {
         if plan.mappings.is_empty() {
             return Err(ElfError::NoLoadableSegment);
         }
-        if kind == ImageKind::Relocatable && plan.align > MAX_ALIGN {
-            return Err(ElfError::Alignment { align: plan.align });
-        }
         plan.mappings.sort_unstable_by_key(|mapping| mapping.range.start);
         if plan.code.is_empty() {
             plan.code = 0..0;
@@ -210,8 +214,8 @@ impl ImagePlan {
     fn note_segment(&mut self, header: &ProgramHeader, table_offset: u64) {
         let file_end = header.p_vaddr + header.p_filesz;
         let memory_end = header.p_vaddr + header.p_memsz;
-        // Linux skips alignments that are no power of two.
-        if header.p_align.is_power_of_two() {
+        // Linux skips alignments that are no power of two, and those for which it finds no room.
+        if header.p_align.is_power_of_two() && header.p_align <= MAX_ALIGN {
             self.align = self.align.max(header.p_align);
         }
         self.span.start = self.span.start.min(page_start(header.p_vaddr));

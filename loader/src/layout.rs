@@ -59,9 +59,8 @@ pub enum Placement {
         /// The load bias.
         bias: u64,
     },
-    /// In the memory-map area, at the highest free range below [`Layout::mmap_base`]. Of a range of
-    /// `len` bytes at `base`, use [`ImagePlan::bias_for`] with `base + len - span_len` (it rounds
-    /// down to the alignment) as the load bias.
+    /// In the memory-map area, in the highest free range below [`Layout::mmap_base`]. The load bias
+    /// follows from the range: [`ImagePlan::bias_in`].
     MmapArea {
         /// Length to look for, in bytes: the image, and the slack to align it.
         len: u64,
