@@ -27,6 +27,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod abi;
+pub mod boot;
 pub mod errno;
 pub mod fs;
 pub mod mm;

@@ -3,19 +3,28 @@
 //! A [`Thread`] is what Linux calls a task; threads that share everything form a [`Process`]
 //! (thread group). What threads may share separately in Linux (`CLONE_FILES`, `CLONE_FS`, …) hangs
 //! off the thread by `Arc`.
+//!
+//! Locks: [`System::tasks`] covers kinship and is taken first; the locks inside a process or thread
+//! are leaves, taken one at a time.
 
+mod clone;
 pub mod credentials;
+mod process;
+pub mod rlimit;
+mod rseq;
+pub mod sched;
+pub mod signal;
+mod system;
+mod thread;
 
 use alloc::sync::Arc;
 
 pub use credentials::{Capability, Credentials};
+pub use process::{Process, Program};
+pub use system::{NodeNames, PID_MAX, System, Tasks};
+pub use thread::{COMM_LEN, RestartBlock, Thread};
 
-use crate::{
-    Errno,
-    fs::FdTable,
-    platform::ThreadHandle,
-    sync::{Mutex, Once},
-};
+use crate::Errno;
 
 /// The registers of an interrupted application, in the order of Linux's `struct pt_regs`: the
 /// kernel's entry code saves them so.
@@ -54,50 +63,6 @@ pub struct Ctx<'a> {
     pub thread: &'a Arc<Thread>,
     /// Its registers, as they will be restored.
     pub regs: &'a mut UserRegs,
-}
-
-/// The whole of what the virtual machine runs: the root of everything that processes share.
-pub struct System {}
-
-/// A process (thread group).
-pub struct Process {
-    /// The system it belongs to.
-    pub system: Arc<System>,
-}
-
-/// A thread.
-pub struct Thread {
-    /// Thread id.
-    pub tid: i32,
-    /// The process it is of.
-    pub process: Arc<Process>,
-    /// Its descriptors.
-    pub files: Mutex<Arc<FdTable>>,
-    /// Who it acts as.
-    pub credentials: Mutex<Arc<Credentials>>,
-    /// Set by [`crate::platform::Platform::spawn`].
-    pub handle: Once<Arc<dyn ThreadHandle>>,
-}
-
-impl Thread {
-    /// Whether a signal is to be acted upon before the thread goes on in the application: blocking
-    /// calls end then.
-    #[must_use]
-    pub fn has_pending_signal(&self) -> bool {
-        false
-    }
-
-    /// Who the thread acts as.
-    #[must_use]
-    pub fn credentials(&self) -> Arc<Credentials> {
-        self.credentials.lock().clone()
-    }
-
-    /// The thread's descriptors.
-    #[must_use]
-    pub fn files(&self) -> Arc<FdTable> {
-        self.files.lock().clone()
-    }
 }
 
 /// What the kernel does after [`return_to_user`].

@@ -1,0 +1,143 @@
+//! The system: the root of everything that processes share.
+
+use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hx_abi::{config::RunConfig, link::Exit};
+
+use super::{Process, Thread};
+use crate::{
+    Errno,
+    sync::{Mutex, Once, RwLock},
+};
+
+/// One more than the highest process id (`/proc/sys/kernel/pid_max` on 64-bit machines).
+pub const PID_MAX: i32 = 4 << 20;
+
+/// Ids below this are not given out again once the counter has wrapped.
+const RESERVED_PIDS: i32 = 300;
+
+/// The whole of what the virtual machine runs.
+pub struct System {
+    /// What the host asked for.
+    pub config: RunConfig,
+    /// Processes, threads and how they are related.
+    pub tasks: Mutex<Tasks>,
+    /// What `uname` calls the node and the domain.
+    pub names: RwLock<NodeNames>,
+    /// How process 1 ended.
+    ended: Once<Exit>,
+    /// Processes and threads created since boot, for `/proc/stat`.
+    pub created: AtomicU64,
+}
+
+/// See [`System::names`].
+#[derive(Clone, Debug)]
+pub struct NodeNames {
+    /// `nodename`.
+    pub host: Vec<u8>,
+    /// `domainname`.
+    pub domain: Vec<u8>,
+}
+
+/// All processes and threads. Its lock covers every change of kinship: parent and children, process
+/// group, session, membership of threads, and a process' state as its parent sees it. It is taken
+/// before any lock of a process or a thread.
+#[derive(Default)]
+pub struct Tasks {
+    pub(super) processes: BTreeMap<i32, Arc<Process>>,
+    pub(super) threads: BTreeMap<i32, Arc<Thread>>,
+    last_pid: i32,
+}
+
+impl System {
+    /// A system without processes.
+    #[must_use]
+    pub fn new(config: RunConfig) -> Arc<Self> {
+        let host = config.hostname.clone().into_bytes();
+        Arc::new(Self {
+            config,
+            tasks: Mutex::default(),
+            names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),
+            ended: Once::new(),
+            created: AtomicU64::new(0),
+        })
+    }
+
+    /// How process 1 ended: the machine is to be switched off. `None` while it lives.
+    #[must_use]
+    pub fn ended(&self) -> Option<Exit> {
+        self.ended.get().copied()
+    }
+
+    /// Notes the end of process 1. The first call counts.
+    pub(super) fn end(&self, exit: Exit) {
+        self.ended.call_once(|| exit);
+    }
+
+    /// The process `pid`, a zombie too.
+    #[must_use]
+    pub fn process(&self, pid: i32) -> Option<Arc<Process>> {
+        self.tasks.lock().processes.get(&pid).cloned()
+    }
+
+    /// The thread `tid`.
+    #[must_use]
+    pub fn thread(&self, tid: i32) -> Option<Arc<Thread>> {
+        self.tasks.lock().threads.get(&tid).cloned()
+    }
+
+    /// All processes, by id, zombies among them.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Arc<Process>> {
+        self.tasks.lock().processes.values().cloned().collect()
+    }
+}
+
+impl Tasks {
+    /// An id that no process, thread, process group or session has.
+    ///
+    /// # Errors
+    /// `EAGAIN` where all are in use.
+    pub(super) fn allocate_id(&mut self) -> Result<i32, Errno> {
+        for _ in 0..PID_MAX {
+            let next = self.last_pid + 1;
+            let next = if next >= PID_MAX { RESERVED_PIDS } else { next };
+            self.last_pid = next;
+            let in_use = self.threads.contains_key(&next)
+                || self.processes.contains_key(&next)
+                || self.processes.values().any(|process| process.is_known_by(next));
+            if !in_use {
+                return Ok(next);
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// The processes of a process group.
+    pub(super) fn group(&self, pgid: i32) -> Vec<Arc<Process>> {
+        let members = self.processes.values().filter(|process| process.pgid() == pgid);
+        members.cloned().collect()
+    }
+
+    /// Makes a thread known; its process too when it is the first of it.
+    pub(super) fn insert(&mut self, thread: &Arc<Thread>) {
+        let process = &thread.process;
+        process.system.created.fetch_add(1, Ordering::Relaxed);
+        process.threads.lock().push(thread.clone());
+        self.processes.entry(process.pid).or_insert_with(|| process.clone());
+        self.threads.insert(thread.tid, thread.clone());
+    }
+
+    /// Forgets a thread that has ended.
+    pub(super) fn remove_thread(&mut self, thread: &Thread) {
+        self.threads.remove(&thread.tid);
+        thread.process.threads.lock().retain(|other| other.tid != thread.tid);
+    }
+
+    /// Number of threads.
+    #[must_use]
+    pub fn thread_count(&self) -> usize {
+        self.threads.len()
+    }
+}

@@ -1,0 +1,246 @@
+//! Threads (what Linux calls tasks).
+
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+
+use hx_abi::link::Exit;
+
+use super::{
+    Credentials, Ctx, Process,
+    process::ProcessParts,
+    rseq::RseqArea,
+    sched::Scheduling,
+    signal::{AltStack, SignalQueue, SignalSet},
+};
+use crate::{
+    SysResult,
+    fs::FdTable,
+    platform::{CpuTime, ThreadHandle},
+    sync::{Mutex, Once},
+    user::UserAddr,
+};
+
+/// Longest thread name, its NUL included (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+
+/// What a call that was interrupted does when it is resumed with `restart_syscall`.
+pub type RestartBlock = Box<dyn FnOnce(&mut Ctx<'_>) -> SysResult + Send>;
+
+/// A thread.
+pub struct Thread {
+    /// Thread id.
+    pub tid: i32,
+    /// The process it is of.
+    pub process: Arc<Process>,
+    /// Its descriptors.
+    pub files: Mutex<Arc<FdTable>>,
+    /// Who it acts as.
+    pub credentials: Mutex<Arc<Credentials>>,
+    /// Set by [`crate::platform::Platform::spawn`].
+    pub handle: Once<Arc<dyn ThreadHandle>>,
+    comm: Mutex<[u8; COMM_LEN]>,
+    /// Signals sent to this thread.
+    pub pending: SignalQueue,
+    /// Signals that are blocked. Written by the thread itself only.
+    mask: AtomicU64,
+    /// The mask to go back to after `sigsuspend`, `ppoll` and the like.
+    pub(super) saved_mask: Mutex<Option<SignalSet>>,
+    /// Signals that `sigtimedwait` is waiting for: they wake the thread although blocked.
+    pub(super) awaited: AtomicU64,
+    pub(super) alt_stack: Mutex<AltStack>,
+    /// Set to make the thread end instead of returning to the application.
+    pub(super) must_exit: AtomicBool,
+    /// What the process is to end with if this is its last thread: the argument of `exit`.
+    pub(super) exit_code: Mutex<Option<Exit>>,
+    pub(super) restart: Mutex<Option<RestartBlock>>,
+    /// `set_tid_address`, `CLONE_CHILD_CLEARTID`: cleared and woken when the thread ends.
+    pub(super) clear_child_tid: AtomicU64,
+    /// `CLONE_CHILD_SETTID`: written before the thread first runs. 0 afterwards.
+    pub(super) set_child_tid: AtomicU64,
+    /// `set_robust_list`.
+    pub(super) robust_list: AtomicU64,
+    pub(super) rseq: Mutex<Option<RseqArea>>,
+    pub(super) scheduling: Mutex<Scheduling>,
+    /// `PR_SET_PDEATHSIG`.
+    pub(super) parent_death_signal: AtomicI32,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub(super) no_new_privs: AtomicBool,
+    /// `PR_SET_TIMERSLACK`, in nanoseconds.
+    pub(super) timer_slack_ns: AtomicU64,
+    /// [`crate::platform::Platform::monotonic_ns`] when it started.
+    pub start_ns: u64,
+}
+
+/// What a new thread has from its maker.
+pub(super) struct ThreadParts {
+    pub(super) tid: i32,
+    pub(super) process: Arc<Process>,
+    pub(super) files: Arc<FdTable>,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) comm: [u8; COMM_LEN],
+    pub(super) mask: SignalSet,
+    pub(super) scheduling: Scheduling,
+    pub(super) no_new_privs: bool,
+    pub(super) timer_slack_ns: u64,
+}
+
+impl Thread {
+    /// Thread 1 of process 1, which every other descends from.
+    #[must_use]
+    pub fn first(
+        system: Arc<super::System>,
+        files: Arc<FdTable>,
+        credentials: Arc<Credentials>,
+    ) -> Arc<Self> {
+        let mut tasks = system.tasks.lock();
+        let pid = tasks.allocate_id().expect("there are no processes yet");
+        let process = Process::new(ProcessParts {
+            system: system.clone(),
+            pid,
+            pgid: pid,
+            sid: pid,
+            parent: alloc::sync::Weak::new(),
+            program: super::Program::default(),
+            actions: Arc::default(),
+            exit_signal: linux_raw_sys::general::SIGCHLD as i32,
+            limits: super::rlimit::Limits::default(),
+            dumpable: 1,
+            personality: 0,
+        });
+        let thread = Self::new(ThreadParts {
+            tid: pid,
+            process,
+            files,
+            credentials,
+            comm: [0; COMM_LEN],
+            mask: SignalSet::EMPTY,
+            scheduling: Scheduling::default(),
+            no_new_privs: false,
+            timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
+        });
+        tasks.insert(&thread);
+        thread
+    }
+}
+
+/// `PR_GET_TIMERSLACK` of process 1.
+pub(super) const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
+
+impl Thread {
+    pub(super) fn new(parts: ThreadParts) -> Arc<Self> {
+        Arc::new(Self {
+            tid: parts.tid,
+            process: parts.process,
+            files: Mutex::new(parts.files),
+            credentials: Mutex::new(parts.credentials),
+            handle: Once::new(),
+            comm: Mutex::new(parts.comm),
+            pending: SignalQueue::default(),
+            mask: AtomicU64::new(parts.mask.0),
+            saved_mask: Mutex::new(None),
+            awaited: AtomicU64::new(0),
+            alt_stack: Mutex::default(),
+            must_exit: AtomicBool::new(false),
+            exit_code: Mutex::new(None),
+            restart: Mutex::new(None),
+            clear_child_tid: AtomicU64::new(0),
+            set_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            rseq: Mutex::new(None),
+            scheduling: Mutex::new(parts.scheduling),
+            parent_death_signal: AtomicI32::new(0),
+            no_new_privs: AtomicBool::new(parts.no_new_privs),
+            timer_slack_ns: AtomicU64::new(parts.timer_slack_ns),
+            start_ns: crate::platform::platform().monotonic_ns(),
+        })
+    }
+
+    /// Whether a signal is to be acted upon before the thread goes on in the application: blocking
+    /// calls end then.
+    #[must_use]
+    pub fn has_pending_signal(&self) -> bool {
+        let unblocked = (self.pending.set() | self.process.pending.set()) & !self.mask();
+        !unblocked.is_empty() || self.must_exit.load(Ordering::SeqCst) || self.process.is_stopped()
+    }
+
+    /// The thread's descriptors.
+    #[must_use]
+    pub fn files(&self) -> Arc<FdTable> {
+        self.files.lock().clone()
+    }
+
+    /// Who the thread acts as.
+    #[must_use]
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.lock().clone()
+    }
+
+    /// Blocked signals.
+    #[must_use]
+    pub fn mask(&self) -> SignalSet {
+        SignalSet(self.mask.load(Ordering::SeqCst))
+    }
+
+    /// Replaces the mask, of the running thread.
+    pub fn set_mask(&self, mask: SignalSet) {
+        self.mask.store(mask.blockable().0, Ordering::SeqCst);
+    }
+
+    /// Replaces the mask until the present call has returned, as `ppoll` and `sigsuspend` do: a
+    /// signal that this lets in is handled with it, and the former mask is in force again after the
+    /// handler.
+    pub fn set_temporary_mask(&self, mask: SignalSet) {
+        self.saved_mask.lock().get_or_insert(self.mask());
+        self.set_mask(mask);
+    }
+
+    /// The thread's name, without NULs.
+    #[must_use]
+    pub fn comm(&self) -> alloc::vec::Vec<u8> {
+        let comm = self.comm.lock();
+        comm.iter().copied().take_while(|byte| *byte != 0).collect()
+    }
+
+    /// The thread's name, padded with NULs.
+    pub(super) fn raw_comm(&self) -> [u8; COMM_LEN] {
+        *self.comm.lock()
+    }
+
+    /// Sets the name, cut to 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        *self.comm.lock() = comm_from(name);
+    }
+
+    /// Lets an interrupted call go on by `restart` rather than from its start: the call answers
+    /// `ERESTART_RESTARTBLOCK` then (relative timeouts, which must not start anew).
+    pub fn set_restart(&self, restart: RestartBlock) {
+        *self.restart.lock() = Some(restart);
+    }
+
+    /// Processor time used so far.
+    #[must_use]
+    pub fn cpu_time(&self) -> CpuTime {
+        self.handle.get().map(|handle| handle.cpu_time_ns()).unwrap_or_default()
+    }
+
+    /// Makes the thread look at its signals, wherever it is.
+    pub(super) fn interrupt(&self) {
+        if let Some(handle) = self.handle.get() {
+            handle.unpark();
+        }
+    }
+
+    /// Where `CLONE_CHILD_CLEARTID` points.
+    #[must_use]
+    pub(super) fn clear_child_tid(&self) -> UserAddr {
+        UserAddr(self.clear_child_tid.load(Ordering::Relaxed))
+    }
+}
+
+/// A thread name from the first bytes of `name`.
+pub(super) fn comm_from(name: &[u8]) -> [u8; COMM_LEN] {
+    let mut comm = [0; COMM_LEN];
+    let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len()).min(COMM_LEN - 1);
+    comm[..len].copy_from_slice(&name[..len]);
+    comm
+}
