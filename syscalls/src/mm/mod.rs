@@ -4,12 +4,16 @@
 //! implements. Pages enter the table on first touch, in [`AddressSpace::handle_fault`]; a page
 //! table entry owns one reference of its page.
 
-use alloc::vec::Vec;
+mod space;
+
 use core::ops::Range;
 
 use bitflags::bitflags;
 
+pub use space::{AddressSpace, Layout, MapRequest, Mappers};
+
 use crate::{
+    Errno,
     page::{OutOfMemory, Page},
     user::UserAddr,
 };
@@ -95,8 +99,8 @@ pub trait PageTable: Send + Sync {
     fn get(&self, at: UserAddr) -> Option<Entry>;
 
     /// Unmaps all of `range` and drops the pages. Skips what is not mapped at the cost of the
-    /// tables that exist, not of the range's length.
-    fn unmap(&self, range: Range<UserAddr>);
+    /// tables that exist, not of the range's length. Gives the number of pages dropped.
+    fn unmap(&self, range: Range<UserAddr>) -> usize;
 
     /// Changes the protection of what is mapped in `range`: `change` gets an entry and gives its new
     /// protection.
@@ -132,9 +136,50 @@ pub trait Mapping: Send + Sync {
     /// As [`Self::page`].
     fn page_for_write(&self, index: u64) -> Result<Page, Fault>;
 
-    /// Up to `max` further pages that follow `index` and are in memory already, for mapping around
-    /// a fault.
-    fn resident_after(&self, index: u64, max: usize) -> Vec<Page> {
-        (1..=max as u64).map_while(|next| self.page(index + next).ok()).collect()
+    /// Calls `found` for the pages of `range` that are in memory already, in order: those that a
+    /// fault near by may map as well. May leave pages out; must not block or allocate pages.
+    fn resident(&self, _range: Range<u64>, _found: &mut dyn FnMut(u64, Page)) {}
+
+    /// Whether a page must not be mapped writable before [`Self::page_for_write`] has been called
+    /// for it (files, whose times and dirty pages are noted then). Where not, [`Self::page`] gives
+    /// pages that may be written.
+    fn tracks_writes(&self) -> bool {
+        true
     }
+
+    /// The address spaces that map this, where it can shrink or exchange its pages: [`Mappers`].
+    fn mappers(&self) -> Option<&Mappers> {
+        None
+    }
+
+    /// Device and inode number, for `/proc/self/maps`.
+    fn identity(&self) -> FileIdentity {
+        FileIdentity::default()
+    }
+
+    /// Writes pages back to where they came from, for `man 2 msync`.
+    ///
+    /// # Errors
+    /// `EIO`.
+    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// Gives up the pages of `range`, which read as zero from then on (`MADV_REMOVE`, which is
+    /// `fallocate`'s `FALLOC_FL_PUNCH_HOLE`).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where it cannot.
+    fn punch_hole(&self, _range: Range<u64>) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
+/// What a file is, whatever its paths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Device number, major and minor, as `stat` gives it.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
 }

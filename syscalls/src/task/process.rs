@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     fs::FileDescription,
+    mm::AddressSpace,
     platform::{CpuTime, platform},
     sync::Mutex,
     wait::WaitQueue,
@@ -28,6 +29,9 @@ pub struct Process {
     pub pid: i32,
     pgid: AtomicI32,
     sid: AtomicI32,
+    /// Its memory: none before the first execve and after the end; shared with another process after
+    /// `vfork`; replaced by `execve`.
+    address_space: Mutex<Option<Arc<AddressSpace>>>,
     /// Who its parent is and who its children are. Changed with [`System::tasks`] locked.
     pub(super) family: Mutex<Family>,
     /// Its threads, the oldest first. Changed with [`System::tasks`] locked.
@@ -147,6 +151,7 @@ impl Process {
             pid: parts.pid,
             pgid: AtomicI32::new(parts.pgid),
             sid: AtomicI32::new(parts.sid),
+            address_space: Mutex::new(None),
             family: Mutex::new(Family { parent: parts.parent, children: Vec::new() }),
             threads: Mutex::default(),
             program: Mutex::new(parts.program),
@@ -172,6 +177,27 @@ impl Process {
             vfork_done: Mutex::new(None),
             timers: crate::time::ProcessTimers::default(),
         })
+    }
+
+    /// The process' memory; `None` before its first program is loaded and once it has ended.
+    #[must_use]
+    pub fn memory(&self) -> Option<Arc<AddressSpace>> {
+        self.address_space.lock().clone()
+    }
+
+    /// The memory of a process of which a thread is running.
+    ///
+    /// # Panics
+    /// Where it has none; see [`Self::memory`].
+    #[must_use]
+    pub fn address_space(&self) -> Arc<AddressSpace> {
+        self.memory().expect("a running program has memory")
+    }
+
+    /// Gives the process its memory (fork, execve), or takes it away (exit); gives the former,
+    /// which the caller drops once the processor is off it.
+    pub fn replace_memory(&self, space: Option<Arc<AddressSpace>>) -> Option<Arc<AddressSpace>> {
+        core::mem::replace(&mut *self.address_space.lock(), space)
     }
 
     /// Process group.
