@@ -3,6 +3,10 @@
 //! * [`File`] is an open file's behaviour (Linux's `file_operations`), [`FileDescription`] one open
 //!   file with its offset and status flags, [`FdTable`] a process' descriptors.
 
+pub mod console;
+mod signals;
+pub mod tty;
+
 use alloc::{sync::Arc, vec::Vec};
 use core::{
     any::Any,
@@ -161,5 +165,16 @@ impl FdTable {
         let entries = self.entries.lock();
         let entry = usize::try_from(fd).ok().and_then(|fd| entries.get(fd)?.as_ref());
         entry.map(|entry| entry.description.clone()).ok_or(Errno::EBADF)
+    }
+
+    /// Makes `fd` refer to `description`, whatever it was before.
+    pub fn install(&self, fd: usize, description: Arc<FileDescription>) {
+        let mut entries = self.entries.lock();
+        if entries.len() <= fd {
+            entries.resize(fd + 1, None);
+        }
+        let old = entries[fd].replace(FdEntry { description, close_on_exec: false });
+        drop(entries);
+        drop(old);
     }
 }

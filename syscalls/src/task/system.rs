@@ -8,6 +8,7 @@ use hx_abi::{config::RunConfig, link::Exit};
 use super::{Process, Thread};
 use crate::{
     Errno,
+    fs::console::Console,
     sync::{Mutex, Once, RwLock},
 };
 
@@ -21,6 +22,8 @@ const RESERVED_PIDS: i32 = 300;
 pub struct System {
     /// What the host asked for.
     pub config: RunConfig,
+    /// The standard streams.
+    pub console: Arc<Console>,
     /// Processes, threads and how they are related.
     pub tasks: Mutex<Tasks>,
     /// What `uname` calls the node and the domain.
@@ -55,7 +58,8 @@ impl System {
     #[must_use]
     pub fn new(config: RunConfig) -> Arc<Self> {
         let host = config.hostname.clone().into_bytes();
-        Arc::new(Self {
+        Arc::new_cyclic(|system| Self {
+            console: Console::new(&config, system.clone()),
             config,
             tasks: Mutex::default(),
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),

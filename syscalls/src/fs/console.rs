@@ -1,0 +1,333 @@
+//! The console: the program's standard streams, which are the host's.
+//!
+//! Bytes from the host come in through [`Console::feed`], which the kernel calls when the console
+//! link has some. A standard stream that is a terminal on the host is a [`Tty`] here, with the line
+//! discipline on this side and the host's terminal in raw mode; one that is a pipe or a file there
+//! is a [`StreamFile`], which `stat` calls a FIFO.
+//!
+//! Standard input is sent by the host against credit ([`STDIN_WINDOW`] bytes at first): what the
+//! program has consumed is granted anew with [`Record::StdinCredit`], in batches of a quarter of
+//! the window, so that the host never waits while fewer than three quarters are under way.
+
+use alloc::{
+    boxed::Box,
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    vec,
+};
+use core::{
+    any::Any,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use hx_abi::{
+    config::{RunConfig, Stream, WindowSize},
+    link::{Kind, MAX_PAYLOAD, Record, STDIN_WINDOW},
+};
+use linux_raw_sys::{general as linux, ioctl};
+
+use super::{
+    FdTable, File, FileDescription, Io, signals,
+    tty::{Tty, TtyDriver},
+};
+use crate::{
+    Errno,
+    platform::platform,
+    sync::Mutex,
+    task::System,
+    user::{Sink, Source, UserAddr, UserPtr},
+    wait::{PollEvents, PollTable, WaitQueue},
+};
+
+/// Id of the first process, which leads the console's session.
+const FIRST_PROCESS: i32 = 1;
+
+/// The host's end of the standard streams.
+pub struct Console {
+    streams: [Stream; 3],
+    /// Where any of the streams is a terminal.
+    tty: Option<Arc<Tty>>,
+    shared: Arc<Shared>,
+}
+
+/// What the console shares with the files that the program has open.
+struct Shared {
+    input: Mutex<Input>,
+    readers: Arc<WaitQueue>,
+    /// Consumed bytes that the host has not been told of.
+    ungranted: AtomicUsize,
+    /// By stream: nobody reads it any more on the host.
+    closed: [AtomicBool; 3],
+    /// Woken when an output is closed.
+    closings: Arc<WaitQueue>,
+}
+
+/// Standard input that is not a terminal.
+#[derive(Default)]
+struct Input {
+    bytes: VecDeque<u8>,
+    has_ended: bool,
+}
+
+impl Shared {
+    fn consumed(&self, count: usize) {
+        const BATCH: usize = STDIN_WINDOW / 4;
+        if self.ungranted.fetch_add(count, Ordering::Relaxed) + count >= BATCH {
+            let grant = self.ungranted.swap(0, Ordering::Relaxed);
+            if grant > 0 {
+                platform().send_record(&Record::StdinCredit(grant as u32));
+            }
+        }
+    }
+}
+
+impl Console {
+    /// The console that `config` describes. Signals that the terminal makes go to `system`.
+    #[must_use]
+    pub fn new(config: &RunConfig, system: Weak<System>) -> Arc<Self> {
+        let shared = Arc::new(Shared {
+            input: Mutex::default(),
+            readers: WaitQueue::new(),
+            ungranted: AtomicUsize::new(0),
+            closed: Default::default(),
+            closings: WaitQueue::new(),
+        });
+        let is_terminal = |index: usize| config.streams[index] == Stream::Terminal;
+        let output = if is_terminal(1) {
+            Some(Kind::Stdout)
+        } else if is_terminal(2) {
+            Some(Kind::Stderr)
+        } else {
+            None
+        };
+        let tty = (output.is_some() || is_terminal(0)).then(|| {
+            let driver = HostTerminal { output, shared: shared.clone() };
+            Tty::new(Box::new(driver), config.window, system)
+        });
+        Arc::new(Self { streams: config.streams, tty, shared })
+    }
+
+    /// The terminal, where any standard stream is one: what `/dev/console` opens.
+    #[must_use]
+    pub fn tty(&self) -> Option<&Arc<Tty>> {
+        self.tty.as_ref()
+    }
+
+    /// Bytes of standard input from the host.
+    pub fn feed(&self, bytes: &[u8]) {
+        match (self.streams[0], &self.tty) {
+            (Stream::Terminal, Some(tty)) => tty.receive(bytes),
+            (Stream::Pipe, _) => {
+                self.shared.input.lock().bytes.extend(bytes);
+                self.shared.readers.wake_all();
+            }
+            // Nobody can ever read it.
+            _ => self.shared.consumed(bytes.len()),
+        }
+    }
+
+    /// Standard input has ended on the host.
+    pub fn end_of_input(&self) {
+        match (self.streams[0], &self.tty) {
+            (Stream::Terminal, Some(tty)) => tty.end_of_input(),
+            _ => {
+                self.shared.input.lock().has_ended = true;
+                self.shared.readers.wake_all();
+            }
+        }
+    }
+
+    /// The host's terminal has a new size.
+    pub fn resize(&self, window: WindowSize) {
+        if let Some(tty) = &self.tty {
+            tty.resize(window);
+        }
+    }
+
+    /// Nobody reads standard output (1) or standard error (2) on the host any more: writes to it
+    /// are `EPIPE`, with `SIGPIPE`, from now on.
+    pub fn output_closed(&self, stream: u8) {
+        if let Some(closed) = self.shared.closed.get(usize::from(stream)) {
+            closed.store(true, Ordering::Release);
+            self.shared.closings.wake_all();
+        }
+    }
+
+    /// Opens descriptors 0, 1 and 2 of the first process, whose session's controlling terminal the
+    /// console becomes.
+    pub fn open_standard_streams(&self, files: &FdTable) {
+        let terminal =
+            self.tty.as_ref().map(|tty| FileDescription::new(tty.clone(), linux::O_RDWR));
+        if let Some(tty) = &self.tty {
+            tty.set_session(FIRST_PROCESS, FIRST_PROCESS);
+        }
+        for (index, stream) in self.streams.into_iter().enumerate() {
+            let description = match (stream, &terminal) {
+                (Stream::Closed, _) => continue,
+                (Stream::Terminal, Some(terminal)) => terminal.clone(),
+                _ => {
+                    let (file, flags) = self.open_stream(index);
+                    FileDescription::new(file, flags)
+                }
+            };
+            files.install(index, description);
+        }
+    }
+
+    fn open_stream(&self, index: usize) -> (Arc<StreamFile>, u32) {
+        let (direction, flags) = match index {
+            0 => (Direction::Input, linux::O_RDONLY),
+            1 => (Direction::Output(Kind::Stdout), linux::O_WRONLY),
+            _ => (Direction::Output(Kind::Stderr), linux::O_WRONLY),
+        };
+        (Arc::new(StreamFile { direction, shared: self.shared.clone() }), flags)
+    }
+}
+
+/// The host's terminal as what is behind a [`Tty`].
+struct HostTerminal {
+    /// Which of the host's streams is the terminal; `None` where only standard input is one, and
+    /// echo has nowhere to go.
+    output: Option<Kind>,
+    shared: Arc<Shared>,
+}
+
+impl TtyDriver for HostTerminal {
+    fn write(&self, bytes: &[u8]) -> usize {
+        if let Some(output) = self.output {
+            for chunk in bytes.chunks(MAX_PAYLOAD) {
+                platform().console_write(output, chunk);
+            }
+        }
+        bytes.len()
+    }
+
+    fn write_room(&self) -> usize {
+        usize::MAX
+    }
+
+    fn consumed(&self, count: usize) {
+        self.shared.consumed(count);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Input,
+    Output(Kind),
+}
+
+/// A standard stream that is no terminal: bytes pass unchanged.
+pub struct StreamFile {
+    direction: Direction,
+    shared: Arc<Shared>,
+}
+
+impl StreamFile {
+    fn is_closed(&self) -> bool {
+        match self.direction {
+            Direction::Output(Kind::Stdout) => self.shared.closed[1].load(Ordering::Acquire),
+            Direction::Output(_) => self.shared.closed[2].load(Ordering::Acquire),
+            Direction::Input => false,
+        }
+    }
+}
+
+impl File for StreamFile {
+    fn read(&self, io: Io<'_>, to: &mut dyn Sink, _offset: u64) -> Result<usize, Errno> {
+        let shared = &self.shared;
+        let wanted = to.remaining();
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let bytes = shared.readers.wait(io.thread, None, || {
+            let mut input = shared.input.lock();
+            if !input.bytes.is_empty() {
+                Some(Ok(if wanted >= input.bytes.len() {
+                    core::mem::take(&mut input.bytes)
+                } else {
+                    input.bytes.drain(..wanted).collect()
+                }))
+            } else if input.has_ended {
+                Some(Ok(VecDeque::new()))
+            } else if io.is_nonblocking() {
+                Some(Err(Errno::EAGAIN))
+            } else {
+                None
+            }
+        })??;
+        shared.consumed(bytes.len());
+        let (first, second) = bytes.as_slices();
+        let mut done = to.put(first)?;
+        if done == first.len() && !second.is_empty() {
+            done += to.put(second).unwrap_or(0);
+        }
+        Ok(done)
+    }
+
+    fn write(&self, io: Io<'_>, from: &mut dyn Source, _offset: u64) -> Result<usize, Errno> {
+        let Direction::Output(kind) = self.direction else { return Err(Errno::EBADF) };
+        let mut done = 0;
+        let mut small = [0; 512];
+        let mut large = vec![];
+        let buffer = if from.remaining() <= small.len() {
+            &mut small[..]
+        } else {
+            large.resize(from.remaining().min(MAX_PAYLOAD), 0);
+            &mut large[..]
+        };
+        while from.remaining() > 0 {
+            if self.is_closed() {
+                if done > 0 {
+                    break;
+                }
+                signals::send_broken_pipe(io.thread);
+                return Err(Errno::EPIPE);
+            }
+            let len = match from.take(buffer) {
+                Ok(len) => len,
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno),
+            };
+            platform().console_write(kind, &buffer[..len]);
+            done += len;
+        }
+        Ok(done)
+    }
+
+    fn poll(&self, table: &mut PollTable) -> PollEvents {
+        if self.direction == Direction::Input {
+            table.watch(&self.shared.readers);
+            let input = self.shared.input.lock();
+            let mut events = PollEvents::empty();
+            if !input.bytes.is_empty() {
+                events |= PollEvents::IN | PollEvents::RDNORM;
+            }
+            if input.has_ended {
+                events |= PollEvents::HUP;
+            }
+            events
+        } else {
+            table.watch(&self.shared.closings);
+            let mut events = PollEvents::OUT | PollEvents::WRNORM;
+            if self.is_closed() {
+                events |= PollEvents::ERR;
+            }
+            events
+        }
+    }
+
+    fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
+        match request {
+            ioctl::FIONREAD => {
+                let count = self.shared.input.lock().bytes.len();
+                UserPtr::from(arg).write(&(count as i32)).map(|()| 0)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
