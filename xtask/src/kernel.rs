@@ -137,6 +137,20 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
+/// Lints the kernel; warnings are errors.
+///
+/// # Errors
+/// Where clippy finds something.
+pub(crate) fn clippy() -> Result<()> {
+    let toolchain = Toolchain::choose()?;
+    let mut clippy = toolchain.cargo("clippy");
+    if toolchain == Toolchain::Debian && !Path::new("/usr/bin/cargo-clippy").exists() {
+        println!("kernel clippy: skipped, Debian's rust-web-clippy is not installed");
+        return Ok(());
+    }
+    run(clippy.args(["--", "-Dwarnings"]))
+}
+
 /// Cargo does not know that the image depends on the linker script.
 fn relink_after_script_change() -> Result<()> {
     let modified = |path: PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());

@@ -1,11 +1,13 @@
 //! `cargo xtask`: builds the kernel and checks what `cargo` itself does not.
 #![forbid(unsafe_code)]
 
+mod image;
 mod kernel;
+mod licences;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -22,11 +24,28 @@ struct Options {
 enum Task {
     /// Builds the kernel and prints nothing when all is well.
     Kernel,
+    /// Lints the kernel with clippy, if the compiler that builds it has one.
+    KernelClippy,
+    /// Checks the instructions and segments of the kernel that was built last.
+    KernelCheck,
+    /// Checks the licences and sources of the packages in `Cargo.lock`.
+    Licences,
 }
 
-fn main() -> Result<()> {
-    match Options::parse().task {
+fn main() -> ExitCode {
+    let done = match Options::parse().task {
         Task::Kernel => kernel::build(),
+        Task::KernelClippy => kernel::clippy(),
+        Task::KernelCheck => image::check(),
+        Task::Licences => licences::check(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that `{:?}` may add.
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
