@@ -1,0 +1,343 @@
+//! The virtual machine: QEMU's command line, its process, and its end.
+//!
+//! QEMU is started through hermit-run itself (see [`launch`]), which asks the kernel to kill it
+//! when its parent dies and then becomes QEMU: so a QEMU never outlives its hermit-run, not even
+//! where that was killed with SIGKILL. Its standard input is the console link, its standard output
+//! the kernel log, its standard error a memory file that is read when something went wrong.
+//!
+//! The root image is the guest's memory itself: RAM is a private mapping of the image file, which
+//! holds a hole up to [`ROOT_IMAGE_ADDR`] and the archive from there. Nothing is copied, and pages
+//! that nobody writes to are the host's page cache.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::FileExt,
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+};
+
+use hx_abi::ROOT_IMAGE_ADDR;
+use rustix::{
+    fs::MemfdFlags,
+    process::{Pid, Signal},
+};
+
+use crate::error::{Error, Result, say};
+
+/// `argv[0]` of hermit-run where it is to become QEMU.
+const LAUNCHER: &str = "hermit-run-machine";
+
+/// RAM is a multiple of this many bytes.
+const MEMORY_ALIGN: u64 = 64 << 10;
+
+/// Guest-physical memory ends here and goes on at 4 GiB; the root image must lie below.
+const PCI_HOLE: u64 = 3 << 30;
+
+/// Where the root image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RootImage {
+    /// The file: a hole of [`ROOT_IMAGE_ADDR`] bytes, then the archive.
+    pub(crate) path: PathBuf,
+    /// Length of the archive in bytes.
+    pub(crate) len: u64,
+}
+
+/// What makes the virtual CPU run, decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// Hardware virtualisation.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// A machine that is to be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan<'a> {
+    /// QEMU's executable.
+    pub(crate) qemu: &'a Path,
+    /// The kernel's ELF file.
+    pub(crate) kernel: &'a Path,
+    /// Files of the guest.
+    pub(crate) root: &'a RootImage,
+    /// Memory for kernel and program in bytes; image and boot archive come on top.
+    pub(crate) memory: u64,
+    /// Virtual CPUs.
+    pub(crate) cpus: u32,
+    /// KVM or TCG.
+    pub(crate) engine: Engine,
+    /// Whether there is a serial port for kernel messages.
+    pub(crate) log: LogPort,
+}
+
+/// The serial port that kernel messages go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogPort {
+    /// None: every character costs an exit.
+    Absent,
+    /// An ISA serial port.
+    Serial,
+}
+
+impl Plan<'_> {
+    /// Size of the guest's RAM in bytes, for a boot archive of `boot_len` bytes.
+    ///
+    /// # Errors
+    /// Where the image does not fit below the PCI hole.
+    pub(crate) fn ram(&self, boot_len: u64) -> Result<u64> {
+        if ROOT_IMAGE_ADDR + self.root.len > PCI_HOLE {
+            return Err(Error::Usage(format!(
+                "the root image has {} MiB, more than the {} MiB that fit below the PCI hole; leave packages out with --no-packages, or name fewer files with --rootfs",
+                self.root.len >> 20,
+                (PCI_HOLE - ROOT_IMAGE_ADDR) >> 20
+            )));
+        }
+        let extra = self.root.len.next_multiple_of(4096) + boot_len.next_multiple_of(4096);
+        Ok((self.memory + extra).next_multiple_of(MEMORY_ALIGN))
+    }
+
+    /// QEMU's arguments. The link is descriptor 0, the log descriptor 1.
+    ///
+    /// # Errors
+    /// Where the image does not fit.
+    pub(crate) fn arguments(&self, boot: &Path, boot_len: u64) -> Result<Vec<OsString>> {
+        let ram = self.ram(boot_len)? >> 10;
+        let (accel, cpu) = match self.engine {
+            Engine::Kvm => ("kvm", "host"),
+            Engine::Tcg => ("tcg", "max"),
+        };
+        let serial = match self.log {
+            LogPort::Absent => "off",
+            LogPort::Serial => "on",
+        };
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        let machine = format!(
+            "microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial={serial},memory-backend=ram"
+        );
+        add(&["-M", &machine, "-accel", accel, "-cpu", cpu, "-smp", &self.cpus.to_string()]);
+        add(&["-m", &format!("{ram}K"), "-object"]);
+        let mut backend = OsString::from(format!(
+            "memory-backend-file,id=ram,size={ram}K,share=off,reserve=off,mem-path="
+        ));
+        backend.push(escape_commas(self.root.path.as_os_str()));
+        arguments.push(backend);
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        add(&["-bios", "qboot.rom", "-nodefaults", "-no-user-config", "-display", "none"]);
+        add(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        add(&["-global", "virtio-mmio.force-legacy=false"]);
+        add(&["-chardev", "socket,id=link,fd=0", "-device", "virtio-serial-device,max_ports=1"]);
+        add(&["-device", "virtconsole,chardev=link"]);
+        if self.log == LogPort::Serial {
+            add(&["-chardev", "socket,id=log,fd=1", "-serial", "chardev:log"]);
+        }
+        let command_line = format!("root={ROOT_IMAGE_ADDR:#x},{:#x}", self.root.len);
+        add(&["-append", &command_line, "-kernel"]);
+        arguments.push(self.kernel.into());
+        arguments.extend(["-initrd".into(), boot.into()]);
+        Ok(arguments)
+    }
+
+    /// Starts the machine with `boot` as its boot archive.
+    ///
+    /// # Errors
+    /// Where QEMU cannot be started.
+    pub(crate) fn start(&self, boot: &[u8]) -> Result<Machine> {
+        let failed = |error: io::Error| Error::Machine(format!("cannot start QEMU: {error}"));
+        let archive = memory_file("boot archive", boot).map_err(failed)?;
+        // QEMU inherits this descriptor and opens the file by its number.
+        rustix::io::fcntl_setfd(&archive, rustix::io::FdFlags::empty())
+            .map_err(|error| failed(error.into()))?;
+        let boot_path = PathBuf::from(format!("/proc/self/fd/{}", archive.as_raw_fd()));
+        let arguments = self.arguments(&boot_path, boot.len() as u64)?;
+        let (link, far_link) = UnixStream::pair().map_err(failed)?;
+        let (log, far_log) = match self.log {
+            LogPort::Absent => (None, Stdio::null()),
+            LogPort::Serial => {
+                let (log, far) = UnixStream::pair().map_err(failed)?;
+                (Some(log), OwnedFd::from(far).into())
+            }
+        };
+        let complaints = memory_file("QEMU's standard error", b"").map_err(failed)?;
+        let child = Command::new("/proc/self/exe")
+            .arg0(LAUNCHER)
+            .arg(std::process::id().to_string())
+            .arg(self.qemu)
+            .args(arguments)
+            .stdin(OwnedFd::from(far_link))
+            .stdout(far_log)
+            .stderr(complaints.try_clone().map_err(failed)?)
+            // Ctrl-C on a terminal that is not raw goes to the whole foreground group.
+            .process_group(0)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Machine { child, complaints, link: Some(link), log })
+    }
+}
+
+/// A running machine. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    child: Child,
+    complaints: File,
+    /// The console link, to be taken once.
+    pub(crate) link: Option<UnixStream>,
+    /// Kernel messages, where there is a port for them; to be taken once.
+    pub(crate) log: Option<UnixStream>,
+}
+
+impl Machine {
+    /// Ends the machine and says, in one line, what is known of the reason why it ended by itself.
+    pub(crate) fn post_mortem(mut self) -> String {
+        // It closed the link, so it is about to end by itself.
+        let status = self.child.wait();
+        let complaint = self.complaint();
+        match (status, complaint) {
+            (_, Some(complaint)) => format!("the virtual machine ended: {complaint}"),
+            (Ok(status), None) => {
+                format!("the virtual machine ended before the program did ({})", describe(status))
+            }
+            (Err(error), None) => format!("the virtual machine is gone: {error}"),
+        }
+    }
+
+    /// The last line that QEMU wrote on its standard error.
+    fn complaint(&self) -> Option<String> {
+        let mut text = vec![0; 4096];
+        let len = self.complaints.metadata().ok()?.len();
+        let count = self.complaints.read_at(&mut text, len.saturating_sub(4096)).ok()?;
+        let text = String::from_utf8_lossy(&text[..count]);
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "it was reset or powered off".into(),
+        (Some(code), _) => format!("QEMU exited with status {code}"),
+        (None, Some(signal)) => format!("QEMU was ended by signal {signal}"),
+        (None, None) => "for an unknown reason".into(),
+    }
+}
+
+fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
+    use io::Write as _;
+    let mut file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// A comma inside a QEMU option's value is doubled.
+fn escape_commas(text: &OsStr) -> OsString {
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    let bytes = text.as_bytes().iter();
+    let escaped = bytes.flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(*byte == b',')));
+    OsString::from_vec(escaped.collect())
+}
+
+/// Finds QEMU, so that its absence is told before anything is built.
+///
+/// # Errors
+/// [`Error::NoQemu`].
+pub(crate) fn find_qemu(name: &Path) -> Result<PathBuf> {
+    let missing = || Error::NoQemu {
+        program: name.display().to_string(),
+        source: io::ErrorKind::NotFound.into(),
+    };
+    if name.components().count() > 1 {
+        return if name.is_file() { Ok(name.to_path_buf()) } else { Err(missing()) };
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let candidates = env::split_paths(&path).map(|dir| dir.join(name));
+    candidates.into_iter().find(|path| path.is_file()).ok_or_else(missing)
+}
+
+/// The first thing in `main`: where this process is to become QEMU, it does and never returns.
+pub(crate) fn launch() -> Option<ExitCode> {
+    let mut arguments = env::args_os();
+    if arguments.next()? != LAUNCHER {
+        return None;
+    }
+    let parent = arguments.next()?;
+    let program = arguments.next()?;
+    let guarded = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let is_orphan = || {
+        let parent = parent.to_str().and_then(|pid| pid.parse().ok());
+        rustix::process::getppid() != parent.and_then(Pid::from_raw)
+    };
+    if guarded.is_err() || is_orphan() {
+        return Some(ExitCode::from(crate::error::STATUS_FAILED));
+    }
+    let error = Command::new(&program).args(arguments).exec();
+    say(&format!("{}: {error}", program.display()));
+    Some(ExitCode::from(crate::error::STATUS_FAILED))
+}
+
+/// The command as a shell would take it.
+pub(crate) fn shell_line(program: &Path, arguments: &[OsString]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+    let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(|a| &**a));
+    let quoted = words.map(|word| {
+        let word = word.to_string_lossy();
+        if !word.is_empty() && word.chars().all(plain) {
+            word.into_owned()
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(root: &RootImage) -> Plan<'_> {
+        Plan {
+            qemu: Path::new("qemu"),
+            kernel: Path::new("kernel"),
+            root,
+            memory: 16 << 20,
+            cpus: 1,
+            engine: Engine::Tcg,
+            log: LogPort::Absent,
+        }
+    }
+
+    #[test]
+    fn memory_is_for_the_program_and_the_image_comes_on_top() {
+        let root = RootImage { path: "a,b".into(), len: (5 << 20) + 1 };
+        let ram = plan(&root).ram(100).unwrap();
+        assert!(ram >= (16 << 20) + (5 << 20) + 1 + 100 && ram.is_multiple_of(MEMORY_ALIGN));
+        let arguments = plan(&root).arguments(Path::new("boot"), 100).unwrap();
+        let text = shell_line(Path::new("qemu"), &arguments);
+        assert!(text.contains("mem-path=a,,b"), "{text}");
+        assert!(text.contains("root=0x400000,0x500001"), "{text}");
+        assert!(text.contains(&format!("-m {}K", ram >> 10)), "{text}");
+        let root = RootImage { path: "a".into(), len: PCI_HOLE };
+        assert!(matches!(plan(&root).ram(0), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        let arguments = ["a b".into(), "it's".into(), "".into(), "x=1".into()];
+        assert_eq!(shell_line(Path::new("q"), &arguments), r"q 'a b' 'it'\''s' '' x=1");
+    }
+}

@@ -1,0 +1,185 @@
+//! One run from the settings to the exit status.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    thread,
+    time::Instant,
+};
+
+use hx_abi::link::Exit;
+
+use crate::{
+    cache::{self, Cache},
+    cli::Accel,
+    console::{Console, Outcome, Outputs, Sink, Unbuffered},
+    error::{Error, Result, say},
+    guest,
+    machine::{self, Engine, LogPort, Machine, Plan},
+    prepare::{self, Origin},
+    settings::{Output, Settings, Verbosity},
+    terminal,
+};
+
+/// File name of the kernel where it is installed beside hermit-run.
+const KERNEL_NAME: &str = "hx-kernel";
+
+/// Where `cargo xtask kernel` puts it, below the workspace's `target`.
+const KERNEL_BUILD: &str = "kernel/x86_64-unknown-none/kernel/hx-kernel";
+
+/// Runs the program and returns hermit-run's exit status.
+///
+/// # Errors
+/// Whatever keeps the program from running to its end.
+pub(crate) fn run(settings: &Settings) -> Result<u8> {
+    let begin = Instant::now();
+    let qemu = machine::find_qemu(&settings.qemu)?;
+    let kernel = find_kernel(settings)?;
+    let prepared = prepare::prepare(settings)?;
+    let streams = terminal::streams();
+    let config = guest::configuration(settings, &prepared.program, streams)?;
+    let boot = guest::boot_archive(settings, &config)?;
+    let plan = Plan {
+        qemu: &qemu,
+        kernel: &kernel,
+        root: &prepared.root,
+        memory: settings.memory,
+        cpus: settings.cpus,
+        engine: engine(settings),
+        log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
+    };
+    cache::grow(&prepared.root, plan.ram(boot.len() as u64)?)?;
+    if settings.dry_run {
+        return dry_run(&plan, &boot);
+    }
+    tell(settings, || {
+        let origin = match prepared.origin {
+            Origin::Cached => "cached",
+            Origin::Built => "built",
+        };
+        format!(
+            "image {} ({origin}, {} KiB), {:?}, ready after {:.1} ms",
+            prepared.root.path.display(),
+            prepared.root.len >> 10,
+            plan.engine,
+            begin.elapsed().as_secs_f64() * 1000.0
+        )
+    });
+    let outputs = outputs(settings)?;
+    let mut machine = plan.start(&boot)?;
+    copy_log(settings, &mut machine)?;
+    let Some(link) = machine.link.take() else {
+        return Err(Error::Machine("the console link is gone".into()));
+    };
+    let console = Console::new(link, streams);
+    let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
+    let outcome = console.run(outputs)?;
+    let Some(exit) = outcome.exit else {
+        let hint = match settings.kernel_log {
+            None => "; --kernel-log - shows what the kernel said",
+            Some(_) => "",
+        };
+        return Err(Error::Machine(machine.post_mortem() + hint));
+    };
+    drop(machine);
+    report(settings, &outcome);
+    let status = match exit {
+        Exit::Status(status) => status,
+        Exit::Signal { signal, .. } => 128 | signal,
+    };
+    match outcome.lost_output {
+        Some(what) if status == 0 => Err(Error::Machine(what)),
+        _ => Ok(status),
+    }
+}
+
+fn tell(settings: &Settings, text: impl FnOnce() -> String) {
+    if settings.verbosity == Verbosity::Verbose {
+        say(&text());
+    }
+}
+
+fn engine(settings: &Settings) -> Engine {
+    match settings.accel {
+        Accel::Kvm => Engine::Kvm,
+        Accel::Tcg | Accel::Auto => Engine::Tcg,
+    }
+}
+
+fn find_kernel(settings: &Settings) -> Result<PathBuf> {
+    let named = settings.kernel.clone();
+    let path = named.or_else(|| {
+        let me = env::current_exe().ok()?;
+        let installed = me.with_file_name(KERNEL_NAME);
+        let built = me.ancestors().skip(1).map(|dir| dir.join(KERNEL_BUILD));
+        std::iter::once(installed).chain(built).find(|path| path.is_file())
+    });
+    match path {
+        Some(path) if path.is_file() => Ok(path),
+        Some(path) => Err(Error::NoKernel(path.display().to_string())),
+        None => Err(Error::NoKernel(KERNEL_NAME.into())),
+    }
+}
+
+fn dry_run(plan: &Plan<'_>, boot: &[u8]) -> Result<u8> {
+    let cache = Cache::open()?;
+    let path = cache.path("boot.cpio");
+    cache.write(&path, boot)?;
+    let arguments = plan.arguments(&path, boot.len() as u64)?;
+    let line = machine::shell_line(plan.qemu, &arguments);
+    let printed = writeln!(io::stdout(), "{line}");
+    printed.map_err(|error| Error::file("cannot write", "standard output", error))?;
+    Ok(0)
+}
+
+fn outputs(settings: &Settings) -> Result<Outputs> {
+    let open = |fd: BorrowedFd<'_>| -> Result<Box<dyn Sink>> {
+        let sink = Unbuffered::new(fd);
+        Ok(Box::new(sink.map_err(|error| Error::file("cannot use", "standard output", error))?))
+    };
+    let trace = match &settings.strace {
+        None => None,
+        Some(output) => Some(sink(output)?),
+    };
+    Ok(Outputs { stdout: open(io::stdout().as_fd())?, stderr: open(io::stderr().as_fd())?, trace })
+}
+
+fn sink(output: &Output) -> Result<Box<dyn Sink>> {
+    Ok(match output {
+        Output::Stderr => Box::new(io::stderr()),
+        Output::File(path) => {
+            let file = File::create(path);
+            Box::new(file.map_err(|error| Error::file("cannot create", path, error))?)
+        }
+    })
+}
+
+/// Copies the kernel's messages to where the user wants them.
+fn copy_log(settings: &Settings, machine: &mut Machine) -> Result<()> {
+    if let (Some(output), Some(mut log)) = (&settings.kernel_log, machine.log.take()) {
+        let mut sink = sink(output)?;
+        thread::spawn(move || io::copy(&mut log, &mut sink));
+    }
+    Ok(())
+}
+
+/// What the user wanted to know about the run.
+fn report(settings: &Settings, outcome: &Outcome) {
+    let mut lines = String::new();
+    if settings.missing_files {
+        for path in &outcome.missing_files {
+            lines += &format!("hermit-run: not found: {}\n", path.display());
+        }
+    }
+    if settings.stats
+        && let Some(stats) = &outcome.stats
+    {
+        for (name, value) in &stats.counters {
+            lines += &format!("hermit-run: {value:>12} {name}\n");
+        }
+    }
+    let _ = io::stderr().write_all(lines.as_bytes());
+}
