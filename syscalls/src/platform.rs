@@ -41,6 +41,23 @@ pub struct CpuTime {
     pub system_ns: u64,
 }
 
+/// Nanoseconds in a clock tick (`sysconf(_SC_CLK_TCK)` is 100).
+pub const TICK_NS: u64 = 10_000_000;
+
+impl CpuTime {
+    /// User and system time in clock ticks.
+    #[must_use]
+    pub fn ticks(self) -> (i64, i64) {
+        ((self.user_ns / TICK_NS) as i64, (self.system_ns / TICK_NS) as i64)
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn total_ns(self) -> u64 {
+        self.user_ns + self.system_ns
+    }
+}
+
 /// Physical memory, in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryInfo {
@@ -111,6 +128,10 @@ pub trait Platform: Sync {
     fn park(&self, deadline_ns: Option<u64>);
     /// Lets other runnable threads run.
     fn yield_now(&self);
+    /// Asks for a call of [`crate::time::TimerQueue::due`] as soon as [`Self::monotonic_ns`] has
+    /// reached `deadline_ns`; replaces what was asked for before, `None` withdraws it. May be called
+    /// from any thread, with locks held.
+    fn set_timer(&self, _deadline_ns: Option<u64>) {}
     /// Starts `thread`; its handle is stored in it before it runs.
     ///
     /// # Errors

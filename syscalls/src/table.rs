@@ -188,7 +188,8 @@ macro_rules! calls {
 }
 
 /// The families.
-const FAMILIES: &[&[Call]] = &[];
+const FAMILIES: &[&[Call]] =
+    &[crate::task::exit::CALLS, crate::task::rseq::CALLS, crate::task::signal::CALLS];
 
 /// By number.
 pub static TABLE: [Option<Call>; TABLE_LEN] = build();

@@ -9,9 +9,11 @@
 
 mod clone;
 pub mod credentials;
+pub(crate) mod exit;
+mod futex;
 mod process;
 pub mod rlimit;
-mod rseq;
+pub(crate) mod rseq;
 pub mod sched;
 pub mod signal;
 mod system;
@@ -21,10 +23,9 @@ use alloc::sync::Arc;
 
 pub use credentials::{Capability, Credentials};
 pub use process::{Process, Program};
+pub use signal::{FaultSignal, Next, deliver_fault, return_to_user};
 pub use system::{NodeNames, PID_MAX, System, Tasks};
 pub use thread::{COMM_LEN, RestartBlock, Thread};
-
-use crate::Errno;
 
 /// The registers of an interrupted application, in the order of Linux's `struct pt_regs`: the
 /// kernel's entry code saves them so.
@@ -63,19 +64,4 @@ pub struct Ctx<'a> {
     pub thread: &'a Arc<Thread>,
     /// Its registers, as they will be restored.
     pub regs: &'a mut UserRegs,
-}
-
-/// What the kernel does after [`return_to_user`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Goes on with the application, with the registers as they are now.
-    Resume,
-    /// The thread has ended; its stack and handle can go once the kernel is off them.
-    Ended,
-}
-
-/// To be called before every return to the application, with interrupts off and no lock held: acts
-/// on signals, on the end of the process, and restarts or ends interrupted calls.
-pub fn return_to_user(_ctx: &mut Ctx<'_>, _result: Option<Result<usize, Errno>>) -> Next {
-    Next::Resume
 }

@@ -44,12 +44,10 @@ pub struct Process {
     pub pending: SignalQueue,
     /// Set once the whole process is ending, with what it ends with: `exit_group`, or a signal.
     pub(super) group_exit: Mutex<Option<Exit>>,
-    /// Whether it is stopped, and what its parent has yet to be told of it.
+    /// What its parent has yet to be told of stops.
     pub(super) job: Mutex<JobState>,
-    /// Mirrors [`JobState::is_stopped`] for the look without a lock.
+    /// Whether it is stopped.
     pub(super) stopped: AtomicBool,
-    /// Woken when a stopped process goes on.
-    pub(super) resumed: Arc<WaitQueue>,
     /// Woken when a child changes its state (`man 2 wait`).
     pub(super) child_events: Arc<WaitQueue>,
     /// Woken when the process ends: pidfds become readable.
@@ -74,8 +72,8 @@ pub struct Process {
     pub(super) membarrier: AtomicU32,
     /// Whether it has called execve since it was forked (`man 2 setpgid`, `EACCES`).
     pub(super) has_execed: AtomicBool,
-    /// Set while a thread in execve ends the others: its id.
-    pub(super) exec_leader: AtomicI32,
+    /// Woken when a thread has ended: execve waits to be alone.
+    pub(super) exec_wait: Arc<WaitQueue>,
     /// A `vfork` parent waits here until the child is off its memory.
     pub(super) vfork_done: Mutex<Option<Arc<super::clone::VforkCompletion>>>,
     /// Interval timers and POSIX timers.
@@ -113,7 +111,6 @@ pub struct Program {
 /// Job control state; see [`Process::job`].
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct JobState {
-    pub(super) is_stopped: bool,
     /// The signal that stopped it, until a `wait` with `WUNTRACED` has told the parent.
     pub(super) unreported_stop: Option<u8>,
     /// Resumed by `SIGCONT`, and `WCONTINUED` has not told the parent yet.
@@ -160,7 +157,6 @@ impl Process {
             group_exit: Mutex::new(None),
             job: Mutex::default(),
             stopped: AtomicBool::new(false),
-            resumed: WaitQueue::new(),
             child_events: WaitQueue::new(),
             exit_event: WaitQueue::new(),
             zombie: Mutex::new(None),
@@ -173,7 +169,7 @@ impl Process {
             personality: AtomicU32::new(parts.personality),
             membarrier: AtomicU32::new(0),
             has_execed: AtomicBool::new(false),
-            exec_leader: AtomicI32::new(0),
+            exec_wait: WaitQueue::new(),
             vfork_done: Mutex::new(None),
             timers: crate::time::ProcessTimers::default(),
         })

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     SysResult,
-    fs::{FdTable, FsContext},
+    fs::FdTable,
     platform::{CpuTime, ThreadHandle},
     sync::{Mutex, Once},
     user::UserAddr,
@@ -34,8 +34,6 @@ pub struct Thread {
     pub process: Arc<Process>,
     /// Its descriptors.
     pub files: Mutex<Arc<FdTable>>,
-    /// Its root directory, working directory and umask.
-    pub fs: Mutex<Arc<FsContext>>,
     /// Who it acts as.
     pub credentials: Mutex<Arc<Credentials>>,
     /// Set by [`crate::platform::Platform::spawn`].
@@ -62,6 +60,12 @@ pub struct Thread {
     /// `set_robust_list`.
     pub(super) robust_list: AtomicU64,
     pub(super) rseq: Mutex<Option<RseqArea>>,
+    /// Whether there is an [`RseqArea`].
+    pub(super) rseq_registered: AtomicBool,
+    /// The rseq area is to be brought up to date before the thread goes on.
+    pub(super) has_notice: AtomicBool,
+    /// What signal frames tell of the last processor exception.
+    pub(super) fault: Mutex<super::signal::FaultState>,
     pub(super) scheduling: Mutex<Scheduling>,
     /// `PR_SET_PDEATHSIG`.
     pub(super) parent_death_signal: AtomicI32,
@@ -78,7 +82,6 @@ pub(super) struct ThreadParts {
     pub(super) tid: i32,
     pub(super) process: Arc<Process>,
     pub(super) files: Arc<FdTable>,
-    pub(super) fs: Arc<FsContext>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) comm: [u8; COMM_LEN],
     pub(super) mask: SignalSet,
@@ -114,7 +117,6 @@ impl Thread {
             tid: pid,
             process,
             files,
-            fs: system.vfs.first_context(system.config.umask),
             credentials,
             comm: [0; COMM_LEN],
             mask: SignalSet::EMPTY,
@@ -136,7 +138,6 @@ impl Thread {
             tid: parts.tid,
             process: parts.process,
             files: Mutex::new(parts.files),
-            fs: Mutex::new(parts.fs),
             credentials: Mutex::new(parts.credentials),
             handle: Once::new(),
             comm: Mutex::new(parts.comm),
@@ -152,6 +153,9 @@ impl Thread {
             set_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             rseq: Mutex::new(None),
+            rseq_registered: AtomicBool::new(false),
+            has_notice: AtomicBool::new(false),
+            fault: Mutex::default(),
             scheduling: Mutex::new(parts.scheduling),
             parent_death_signal: AtomicI32::new(0),
             no_new_privs: AtomicBool::new(parts.no_new_privs),
@@ -164,7 +168,8 @@ impl Thread {
     /// calls end then.
     #[must_use]
     pub fn has_pending_signal(&self) -> bool {
-        let unblocked = (self.pending.set() | self.process.pending.set()) & !self.mask();
+        let pending = self.pending.set() | self.process.pending.set();
+        let unblocked = pending & (!self.mask() | self.awaited());
         !unblocked.is_empty() || self.must_exit.load(Ordering::SeqCst) || self.process.is_stopped()
     }
 
@@ -174,16 +179,19 @@ impl Thread {
         self.files.lock().clone()
     }
 
-    /// The thread's root directory, working directory and umask.
-    #[must_use]
-    pub fn fs(&self) -> Arc<FsContext> {
-        self.fs.lock().clone()
-    }
-
     /// Who the thread acts as.
     #[must_use]
     pub fn credentials(&self) -> Arc<Credentials> {
         self.credentials.lock().clone()
+    }
+
+    /// The memory of the running thread.
+    ///
+    /// # Panics
+    /// Where its process has none: see [`Process::memory`].
+    #[must_use]
+    pub fn mm(&self) -> Arc<crate::mm::AddressSpace> {
+        self.process.address_space()
     }
 
     /// Blocked signals.

@@ -8,11 +8,25 @@
 //! own lock; dispositions under the lock of [`SignalActions`]. None of these locks is held while
 //! another is taken.
 
+mod calls;
+mod deliver;
+mod frame;
 mod info;
 mod queue;
+mod send;
+
+pub(crate) use calls::CALLS;
+pub(super) use deliver::FaultState;
+pub use deliver::{FaultSignal, Next, deliver_fault, return_to_user};
+pub(super) use frame::NO_CALL;
+pub use frame::min_signal_stack;
+pub use send::{is_orphaned_group, send_to_group};
 
 pub use info::{DefaultAction, SIGNAL_MAX, SigInfo, SignalNumber, SignalSet};
 pub use queue::{Handler, SignalAction, SignalActions, SignalQueue};
+
+#[cfg(test)]
+mod tests;
 
 use crate::user::UserAddr;
 
