@@ -2,23 +2,43 @@
 //!
 //! * [`File`] is an open file's behaviour (Linux's `file_operations`), [`FileDescription`] one open
 //!   file with its offset and status flags, [`FdTable`] a process' descriptors.
+//! * [`inode::Inode`] is a file apart from its names, [`path::Dentry`] one of its names,
+//!   [`path::Path`] a name in a mount ([`mount::Mount`]), [`walk::Lookup`] the way from a string to
+//!   a path.
+//! * [`Vfs`] is what all processes share: the root, and what the image says.
 
 pub mod console;
+mod fdtable;
+pub mod image;
+pub mod inode;
+pub mod lock;
+pub mod mount;
+pub mod path;
 mod signals;
+pub mod special;
+pub mod tmpfs;
 pub mod tty;
+mod vfs;
+pub mod walk;
 
-use alloc::{sync::Arc, vec::Vec};
+use alloc::{string::String, sync::Arc};
 use core::{
     any::Any,
     sync::atomic::{AtomicU32, Ordering},
 };
+
+pub use fdtable::{FdEntry, FdTable, OnExec, install_fd};
+pub use inode::{Inode, Metadata};
+pub use path::Path;
+pub use vfs::Vfs;
+pub use walk::FsContext;
 
 use linux_raw_sys::general as linux;
 
 use crate::{
     Errno,
     mm::Mapping,
-    sync::Mutex,
+    sync::BlockingMutex,
     task::Thread,
     user::{Sink, Source, UserAddr},
     wait::{PollEvents, PollTable},
@@ -84,6 +104,58 @@ pub trait File: Send + Sync + Any {
         Err(Errno::ENOTTY)
     }
 
+    /// Offset of the first data at or after `offset` (`SEEK_DATA`).
+    ///
+    /// # Errors
+    /// `ENXIO` where there is none.
+    fn seek_data(&self, offset: u64) -> Result<u64, Errno> {
+        if offset < self.size() { Ok(offset) } else { Err(Errno::ENXIO) }
+    }
+
+    /// Offset of the first hole at or after `offset` (`SEEK_HOLE`); the end of the file is one.
+    ///
+    /// # Errors
+    /// `ENXIO` where `offset` is beyond the end.
+    fn seek_hole(&self, offset: u64) -> Result<u64, Errno> {
+        if offset < self.size() { Ok(self.size()) } else { Err(Errno::ENXIO) }
+    }
+
+    /// Changes the space that the file takes (`man 2 fallocate`): `mode` is of `FALLOC_FL_*`.
+    /// `offset + len` does not overflow.
+    ///
+    /// # Errors
+    /// `ENODEV` where the file is no regular one, `EOPNOTSUPP`, `ENOSPC`, `EPERM`.
+    fn allocate(&self, _io: Io<'_>, _mode: u32, _offset: u64, _len: u64) -> Result<(), Errno> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Brings what has been written to where it lasts (`man 2 fsync`).
+    ///
+    /// # Errors
+    /// `EINVAL` where there is no such place, `EIO`.
+    fn sync(&self) -> Result<(), Errno> {
+        if self.is_seekable() { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    /// What `fstat` tells of a file without a path; `None` for an anonymous inode's answer.
+    fn metadata(&self) -> Option<Metadata> {
+        None
+    }
+
+    /// What the link in `/proc/self/fd` shows for a file without a path: `pipe:[5]`,
+    /// `anon_inode:[eventfd]`.
+    fn describe(&self) -> String {
+        "anon_inode:[file]".into()
+    }
+
+    /// Opens the same anew, through `/proc/self/fd`, where the file has no path.
+    ///
+    /// # Errors
+    /// `ENXIO` where that cannot be done.
+    fn reopen(&self, _flags: u32, _thread: &Thread) -> Result<Arc<dyn File>, Errno> {
+        Err(Errno::ENXIO)
+    }
+
     /// What `mmap` maps.
     ///
     /// # Errors
@@ -107,14 +179,55 @@ pub struct FileDescription {
     flags: AtomicU32,
     /// Position; the lock is held while a read or write moves it (POSIX's atomicity), never
     /// otherwise.
-    pub offset: Mutex<u64>,
+    pub offset: BlockingMutex<u64>,
+    path: Option<Path>,
+    access: WriteAccess,
+    /// `F_SETOWN`, `F_SETSIG`.
+    pub owner: crate::sync::Mutex<IoOwner>,
+}
+
+/// Who gets the signals of a file opened with `O_ASYNC` (`man 2 fcntl`, "Managing signals").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoOwner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: u32,
+    /// Whose id it is; 0 for none.
+    pub id: i32,
+    /// `F_SETSIG`; 0 for `SIGIO`.
+    pub signal: i32,
+}
+
+/// Whether an open file keeps its inode from being executed (`ETXTBSY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAccess {
+    /// It has been counted by [`inode::InodeState::get_write_access`].
+    Counted,
+    /// It may not write, or the file cannot be executed.
+    None,
 }
 
 impl FileDescription {
-    /// Opens `file` with the given access mode and status flags.
+    /// Opens `file`, which has no path, with the given access mode and status flags.
     #[must_use]
     pub fn new(file: Arc<dyn File>, flags: u32) -> Arc<Self> {
-        Arc::new(Self { file, flags: AtomicU32::new(flags), offset: Mutex::new(0) })
+        Self::make(file, flags, None, WriteAccess::None)
+    }
+
+    /// Opens `file`, found at `path`.
+    #[must_use]
+    pub fn at_path(file: Arc<dyn File>, flags: u32, path: Path, access: WriteAccess) -> Arc<Self> {
+        Self::make(file, flags, Some(path), access)
+    }
+
+    fn make(file: Arc<dyn File>, flags: u32, path: Option<Path>, access: WriteAccess) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            flags: AtomicU32::new(flags),
+            offset: BlockingMutex::new(0),
+            path,
+            access,
+            owner: Default::default(),
+        })
     }
 
     /// Access mode and status flags.
@@ -127,54 +240,63 @@ impl FileDescription {
     pub fn set_flags(&self, flags: u32) {
         self.flags.store(flags, Ordering::Relaxed);
     }
+
+    /// Where it was found; `None` for pipes, sockets and the like.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+
+    /// The file that is open, where it has a path.
+    #[must_use]
+    pub fn inode(&self) -> Option<&Arc<dyn Inode>> {
+        self.path.as_ref().map(Path::inode)
+    }
+
+    /// Its path, or for a file without one a place of its own that leads to it: what the magic
+    /// links in `/proc/self/fd` jump to.
+    #[must_use]
+    pub fn place(self: &Arc<Self>, vfs: &Vfs) -> Path {
+        match &self.path {
+            Some(path) => path.clone(),
+            None => vfs.place_of(self),
+        }
+    }
+
+    /// Whether it may be read.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        let flags = self.flags();
+        flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_WRONLY
+    }
+
+    /// Whether it may be written.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        let flags = self.flags();
+        let mode = flags & linux::O_ACCMODE;
+        flags & linux::O_PATH == 0 && (mode == linux::O_WRONLY || mode == linux::O_RDWR)
+    }
+
+    /// What `fstat` tells.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata {
+        match self.inode() {
+            Some(inode) => inode.metadata(),
+            None => self.file.metadata().unwrap_or_else(vfs::anonymous_metadata),
+        }
+    }
 }
 
 impl Drop for FileDescription {
     fn drop(&mut self) {
         self.file.release();
-    }
-}
-
-/// One descriptor.
-#[derive(Clone)]
-pub struct FdEntry {
-    /// The open file.
-    pub description: Arc<FileDescription>,
-    /// `FD_CLOEXEC`.
-    pub close_on_exec: bool,
-}
-
-/// A process' descriptors; threads share one, `fork` copies it.
-#[derive(Default)]
-pub struct FdTable {
-    entries: Mutex<Vec<Option<FdEntry>>>,
-}
-
-impl FdTable {
-    /// An empty table.
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
-    }
-
-    /// The open file of descriptor `fd`.
-    ///
-    /// # Errors
-    /// `EBADF`.
-    pub fn get(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
-        let entries = self.entries.lock();
-        let entry = usize::try_from(fd).ok().and_then(|fd| entries.get(fd)?.as_ref());
-        entry.map(|entry| entry.description.clone()).ok_or(Errno::EBADF)
-    }
-
-    /// Makes `fd` refer to `description`, whatever it was before.
-    pub fn install(&self, fd: usize, description: Arc<FileDescription>) {
-        let mut entries = self.entries.lock();
-        if entries.len() <= fd {
-            entries.resize(fd + 1, None);
+        let Some(state) = self.inode().and_then(|inode| inode.state()) else { return };
+        if self.access == WriteAccess::Counted {
+            state.put_write_access();
         }
-        let old = entries[fd].replace(FdEntry { description, close_on_exec: false });
-        drop(entries);
-        drop(old);
+        if let Some(locks) = state.locks.get() {
+            locks.release_description(core::ptr::from_ref(self).addr());
+        }
     }
 }

@@ -8,7 +8,7 @@ use hx_abi::{config::RunConfig, link::Exit};
 use super::{Process, Thread};
 use crate::{
     Errno,
-    fs::console::Console,
+    fs::{Vfs, console::Console},
     sync::{Mutex, Once, RwLock},
 };
 
@@ -24,6 +24,8 @@ pub struct System {
     pub config: RunConfig,
     /// The standard streams.
     pub console: Arc<Console>,
+    /// The file system.
+    pub vfs: Vfs,
     /// Processes, threads and how they are related.
     pub tasks: Mutex<Tasks>,
     /// What `uname` calls the node and the domain.
@@ -60,6 +62,7 @@ impl System {
         let host = config.hostname.clone().into_bytes();
         Arc::new_cyclic(|system| Self {
             console: Console::new(&config, system.clone()),
+            vfs: Vfs::new(),
             config,
             tasks: Mutex::default(),
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     SysResult,
-    fs::FdTable,
+    fs::{FdTable, FsContext},
     platform::{CpuTime, ThreadHandle},
     sync::{Mutex, Once},
     user::UserAddr,
@@ -34,6 +34,8 @@ pub struct Thread {
     pub process: Arc<Process>,
     /// Its descriptors.
     pub files: Mutex<Arc<FdTable>>,
+    /// Its root directory, working directory and umask.
+    pub fs: Mutex<Arc<FsContext>>,
     /// Who it acts as.
     pub credentials: Mutex<Arc<Credentials>>,
     /// Set by [`crate::platform::Platform::spawn`].
@@ -82,6 +84,7 @@ pub(super) struct ThreadParts {
     pub(super) tid: i32,
     pub(super) process: Arc<Process>,
     pub(super) files: Arc<FdTable>,
+    pub(super) fs: Arc<FsContext>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) comm: [u8; COMM_LEN],
     pub(super) mask: SignalSet,
@@ -117,6 +120,7 @@ impl Thread {
             tid: pid,
             process,
             files,
+            fs: system.vfs.first_context(system.config.umask),
             credentials,
             comm: [0; COMM_LEN],
             mask: SignalSet::EMPTY,
@@ -138,6 +142,7 @@ impl Thread {
             tid: parts.tid,
             process: parts.process,
             files: Mutex::new(parts.files),
+            fs: Mutex::new(parts.fs),
             credentials: Mutex::new(parts.credentials),
             handle: Once::new(),
             comm: Mutex::new(parts.comm),
@@ -177,6 +182,12 @@ impl Thread {
     #[must_use]
     pub fn files(&self) -> Arc<FdTable> {
         self.files.lock().clone()
+    }
+
+    /// The thread's root directory, working directory and umask.
+    #[must_use]
+    pub fn fs(&self) -> Arc<FsContext> {
+        self.fs.lock().clone()
     }
 
     /// Who the thread acts as.
