@@ -29,7 +29,7 @@ const FORMAT: u32 = 1;
 const SMALL_FILE: u64 = 64 << 10;
 
 /// A file system under construction.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     nodes: BTreeMap<PathBuf, Node>,
 }
@@ -46,9 +46,13 @@ impl Image {
     }
 
     /// Number of files, directories included.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Bytes of all files' data.
+    pub(crate) fn data_len(&self) -> u64 {
+        self.nodes.values().map(|node| node.content.len()).sum()
     }
 
     /// All files, parents before what they hold.
@@ -82,7 +86,6 @@ impl Image {
         })
     }
 
-    #[cfg(test)]
     /// Adds `path` as [`Image::add`] does, but a symbolic link at its end is not followed: packages
     /// list link and target each on their own.
     ///

@@ -15,6 +15,7 @@ mod image;
 mod libraries;
 mod machine;
 mod object;
+mod packages;
 mod prepare;
 mod program;
 mod run;

@@ -6,6 +6,7 @@
 //! in it.
 
 use std::{
+    collections::HashSet,
     env,
     ffi::{OsStr, OsString},
     fs,
@@ -21,13 +22,17 @@ use crate::{
     error::{Error, Result, say},
     image::{Image, make_up_essentials},
     machine::RootImage,
+    packages::{self, Database},
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
-    tree::{CpioTree, HostTree, Node, Tree},
+    tree::{self, CpioTree, HostTree, Kind, Node, Tree},
 };
 
 /// Building an image for longer than this is worth a line.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Packages with more bytes of data are not added unless the user names them.
+const MOST_PACKAGES: u64 = 1 << 30;
 
 /// What is ready to boot.
 #[derive(Debug)]
@@ -108,47 +113,90 @@ impl Root {
     }
 }
 
-/// Finds the program, checks it, and builds its image or takes it from the cache.
+/// A program that was found, and may well run; its image is still to be built or fetched.
+#[derive(Debug)]
+pub(crate) struct Located {
+    root: Root,
+    /// The `--rootfs`, where it was opened already.
+    upper: Option<Box<dyn Tree>>,
+    program: PathBuf,
+    key: Vec<u8>,
+    cache: Option<Cache>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// There is an image, made from the files as they are now.
+    Cached(RootImage),
+    /// The program was checked, and an image has to be built.
+    Checked(Program),
+}
+
+/// Finds the program, and checks it unless it is known to be good.
 ///
 /// # Errors
 /// What is missing, or cannot be read or run.
-pub(crate) fn prepare(settings: &Settings) -> Result<Prepared> {
+pub(crate) fn locate(settings: &Settings) -> Result<Located> {
     let root = Root::of(settings)?;
     let name = settings.command.first().cloned().unwrap_or_default();
-    let mut tree = None;
-    let mut program = None;
-    if root.path().is_some() {
-        let opened = root.open()?;
-        program = program::find_in_root(&*opened, &name, &settings.workdir);
-        tree = Some(opened);
-    }
-    let program = match program {
+    let upper = match root {
+        Root::Host => None,
+        _ => Some(root.open()?),
+    };
+    let in_root =
+        upper.as_ref().and_then(|tree| program::find_in_root(&**tree, &name, &settings.workdir));
+    let program = match in_root {
         Some(program) => program,
         None => program::find_on_host(&name)?,
     };
     let cache = if settings.no_cache { None } else { Some(Cache::open()?) };
     let key = key(settings, &root, &program);
-    if let Some(root) = cache.as_ref().and_then(|cache| cache.find(&key)) {
-        return Ok(Prepared { root, program, origin: Origin::Cached, _unlink: None });
+    if let Some(image) = cache.as_ref().and_then(|cache| cache.find(&key)) {
+        let state = State::Cached(image);
+        return Ok(Located { root, upper, program, key, cache, state });
     }
-    let _progress = Progress::start(settings, &program);
-    let upper = match tree {
-        Some(tree) => tree,
-        None => root.open()?,
-    };
-    let tree: Box<dyn Tree> = match root {
-        Root::Host => upper,
-        _ => Box::new(Overlay { upper, lower: HostTree::new("/") }),
-    };
-    let (image, inputs) = build(settings, &root, &*tree, &program)?;
-    let (root, unlink) = match &cache {
-        Some(cache) => (cache.store(&key, &image, &mut inputs.into_iter())?, None),
-        None => {
-            let (root, unlink) = cache::write_uncached(&image)?;
-            (root, Some(unlink))
+    let tree = overlay(upper);
+    let state = State::Checked(Program::check(&*tree, &program)?);
+    Ok(Located { root, upper: Some(tree), program, key, cache, state })
+}
+
+/// `--rootfs` over the host, or the host alone.
+fn overlay(upper: Option<Box<dyn Tree>>) -> Box<dyn Tree> {
+    match upper {
+        None => Box::new(HostTree::new("/")),
+        Some(upper) => Box::new(Overlay { upper, lower: HostTree::new("/") }),
+    }
+}
+
+impl Located {
+    /// The image: from the cache, or built now.
+    ///
+    /// # Errors
+    /// What is missing, or cannot be read.
+    pub(crate) fn image(self, settings: &Settings) -> Result<Prepared> {
+        let program = self.program;
+        let checked = match self.state {
+            State::Cached(root) => {
+                return Ok(Prepared { root, program, origin: Origin::Cached, _unlink: None });
+            }
+            State::Checked(checked) => checked,
+        };
+        let _progress = Progress::start(settings, &program);
+        let tree = self.upper.unwrap_or_else(|| overlay(None));
+        let (image, inputs) = build(settings, &self.root, &*tree, &checked)?;
+        let (root, unlink) = match &self.cache {
+            Some(cache) => (cache.store(&self.key, &image, &mut inputs.into_iter())?, None),
+            None => {
+                let (root, unlink) = cache::write_uncached(&image)?;
+                (root, Some(unlink))
+            }
+        };
+        if settings.verbosity == Verbosity::Verbose {
+            say(&format!("{} files with {} KiB", image.len(), image.data_len() >> 10));
         }
-    };
-    Ok(Prepared { root, program, origin: Origin::Built, _unlink: unlink })
+        Ok(Prepared { root, program, origin: Origin::Built, _unlink: unlink })
+    }
 }
 
 /// Everything but files that decides what is in the image.
@@ -185,7 +233,7 @@ fn build(
     settings: &Settings,
     root: &Root,
     tree: &dyn Tree,
-    program: &Path,
+    program: &Program,
 ) -> Result<(Image, Vec<PathBuf>)> {
     let mut image = Image::new();
     let mut inputs = Vec::new();
@@ -205,26 +253,34 @@ fn build(
         }
     }
     let environment = linker_environment(settings);
-    let checked = Program::check(tree, program)?;
-    let mut needed = checked.add(tree, &mut image, &environment)?;
+    let mut programs = program.chain.clone();
+    let mut needed = program.add(tree, &mut image, &environment)?;
     let find_word = |word: &OsStr| match root {
         Root::Host => program::find_on_host(word).ok(),
         _ => program::find_in_root(tree, word, &settings.workdir),
     };
-    for word in checked.words_in_path(find_word) {
+    for word in program.words_in_path(find_word) {
         // A word of a #! line may well be no program; then it is the program's own affair.
         if let Ok(checked) = Program::check(tree, &word) {
             needed.extend(checked.add(tree, &mut image, &environment)?);
+            programs.extend(checked.chain);
         }
     }
-    // On the host itself each file that is needed was followed through links, all of which are in
-    // the image. Directories change with every file that is created in them, and say nothing.
-    if matches!(root, Root::Host) {
-        let files = image.iter().filter(|(_, node)| node.kind() != crate::tree::Kind::Directory);
-        inputs.extend(files.map(|(path, _)| path.to_path_buf()));
-    }
+    // What is needed was followed through links, all of which are in the image. Directories change
+    // with every file that is created in them, and say nothing.
+    let is_file = |(_, node): &(&Path, &Node)| node.kind() != Kind::Directory;
+    inputs.extend(image.iter().filter(is_file).map(|(path, _)| path.to_path_buf()));
     let library_path = environment.library_path.unwrap_or_default();
     inputs.extend(env::split_paths(&library_path).filter(|dir| dir.is_absolute()));
+    let wants_own = matches!(root, Root::Host) && !settings.no_packages;
+    if wants_own || !settings.packages.is_empty() {
+        let programs = followed(&image, &programs);
+        add_packages(settings, &mut image, wants_own.then_some(&programs))?;
+        inputs.push(PathBuf::from(packages::STATUS));
+        // dpkg does not say when the administrator edits a package's settings.
+        let settings = image.iter().filter(is_file).filter(|(path, _)| path.starts_with("/etc"));
+        inputs.extend(settings.map(|(path, _)| path.to_path_buf()));
+    }
     make_up_essentials(&mut image, &settings.hostname);
     let essential: Vec<_> =
         needed.iter().filter_map(|path| image.lookup(path).ok()).map(|(path, _)| path).collect();
@@ -237,6 +293,55 @@ fn build(
         }
     }
     Ok((image, inputs))
+}
+
+/// `paths` and every symbolic link and file that they lead through.
+fn followed(image: &Image, paths: &[PathBuf]) -> HashSet<PathBuf> {
+    let mut seen = HashSet::new();
+    for path in paths {
+        let _ = tree::walk(path, |path| {
+            let node = image.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+            if node.kind() != Kind::Directory {
+                seen.insert(path.to_path_buf());
+            }
+            Ok(node)
+        });
+    }
+    seen
+}
+
+/// Adds packages, unless they are out of all proportion.
+fn add_packages(
+    settings: &Settings,
+    image: &mut Image,
+    programs: Option<&HashSet<PathBuf>>,
+) -> Result<()> {
+    let Some(database) = Database::open()? else {
+        return match settings.packages.first() {
+            Some(name) => Err(Error::Usage(format!(
+                "--package {name}: this host has no dpkg database; name the files with -v or --rootfs"
+            ))),
+            None => Ok(()),
+        };
+    };
+    let before = image.clone();
+    let host = HostTree::new("/");
+    let names = database.add(&host, image, programs, &settings.packages)?;
+    if settings.verbosity == Verbosity::Verbose && !names.is_empty() {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        say(&format!("packages: {}", names.join(" ")));
+    }
+    let added = image.data_len() - before.data_len();
+    if added > MOST_PACKAGES && settings.packages.is_empty() {
+        *image = before;
+        if settings.verbosity > Verbosity::Quiet {
+            say(&format!(
+                "the program's packages have {} MiB and are left out; name those that are needed with --package",
+                added >> 20
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Says what takes so long, on a terminal.

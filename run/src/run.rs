@@ -36,9 +36,10 @@ const KERNEL_BUILD: &str = "kernel/x86_64-unknown-none/kernel/hx-kernel";
 /// Whatever keeps the program from running to its end.
 pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let begin = Instant::now();
+    let located = prepare::locate(settings)?;
     let qemu = machine::find_qemu(&settings.qemu)?;
     let kernel = find_kernel(settings)?;
-    let prepared = prepare::prepare(settings)?;
+    let prepared = located.image(settings)?;
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
     let boot = guest::boot_archive(settings, &config)?;

@@ -1,0 +1,436 @@
+//! Debian packages: which one owns a file, what else it needs, and the files of all of them.
+//!
+//! A program is more than its libraries: interpreters have modules, libraries load plugins, tools
+//! read configuration and tables. The package manager knows them, so the image of a packaged
+//! program holds the files of
+//!
+//! 1. the packages that own the program, its interpreters and its libraries;
+//! 2. those that are built from the same source as the program's package and depend on it directly
+//!    (python3.11 for python3.11-minimal, perl for perl-base): what one installs to get all of it;
+//! 3. what these depend on, except for Essential packages, which are there for maintainer scripts;
+//! 4. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
+//!    libtinfo6), which nobody has to depend on.
+//!
+//! Documentation and translations are left out. Directories that few packages share bring their
+//! generated files along (byte-compiled modules, caches), which no package lists.
+//!
+//! dpkg's own files are read, `man 5 deb-control` and `man 1 dpkg-query`; dpkg is not run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{Error, Result},
+    image::Image,
+    tree::{Kind, Tree},
+};
+
+/// The package database's status file. Changes whenever any package does.
+pub(crate) const STATUS: &str = "/var/lib/dpkg/status";
+
+/// The lists of files, one for each package.
+const INFO: &str = "/var/lib/dpkg/info";
+
+/// Documentation and translations: nothing that a program needs to run.
+const LEFT_OUT: [&str; 8] = [
+    "/usr/share/bug/",
+    "/usr/share/doc/",
+    "/usr/share/doc-base/",
+    "/usr/share/info/",
+    "/usr/share/lintian/",
+    "/usr/share/locale/",
+    "/usr/share/man/",
+    "/usr/share/menu/",
+];
+
+/// A directory that more packages list is everybody's (`/usr/lib/x86_64-linux-gnu`), and what is in
+/// it beside packages' files has nothing to do with this one.
+const MOST_SHARING: usize = 40;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Package {
+    /// Source package.
+    source: String,
+    /// Pre-Depends and Depends: of each group one is enough.
+    depends: Vec<Vec<String>>,
+    provides: Vec<String>,
+    is_essential: bool,
+    is_for_all: bool,
+    /// Base name of its list of files.
+    list: String,
+}
+
+/// The packages that are installed.
+#[derive(Debug, Default)]
+pub(crate) struct Database {
+    packages: BTreeMap<String, Package>,
+    providers: HashMap<String, String>,
+    info: PathBuf,
+}
+
+impl Database {
+    /// Reads the host's database; `None` where it has none.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read.
+    pub(crate) fn open() -> Result<Option<Self>> {
+        match fs::read(STATUS) {
+            Ok(bytes) => Ok(Some(Self::parse(&bytes, Path::new(INFO)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::file("cannot read", STATUS, error)),
+        }
+    }
+
+    fn parse(status: &[u8], info: &Path) -> Self {
+        let mut database = Self { info: info.to_path_buf(), ..Self::default() };
+        let text = String::from_utf8_lossy(status);
+        for paragraph in text.split("\n\n") {
+            let mut fields = HashMap::new();
+            // Continuation lines belong to descriptions and lists of conffiles.
+            for line in paragraph.lines().filter(|line| !line.starts_with([' ', '\t'])) {
+                if let Some((name, value)) = line.split_once(':') {
+                    fields.insert(name, value.trim());
+                }
+            }
+            let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+            let (name, architecture) = (field("Package"), field("Architecture"));
+            if name.is_empty()
+                || !field("Status").ends_with(" installed")
+                || !matches!(architecture, "all" | "amd64")
+            {
+                continue;
+            }
+            let source = field("Source").split(' ').next().unwrap_or_default();
+            let mut depends = relations(field("Pre-Depends"));
+            depends.extend(relations(field("Depends")));
+            let provides = relations(field("Provides")).into_iter().flatten().collect::<Vec<_>>();
+            for virtual_name in &provides {
+                database.providers.entry(virtual_name.clone()).or_insert_with(|| name.into());
+            }
+            // Packages that may be installed for several architectures have the name in the list's.
+            let list = if field("Multi-Arch") == "same" {
+                format!("{name}:{architecture}.list")
+            } else {
+                format!("{name}.list")
+            };
+            let package = Package {
+                source: if source.is_empty() { name.into() } else { source.into() },
+                depends,
+                provides,
+                is_essential: field("Essential") == "yes",
+                is_for_all: architecture == "all",
+                list,
+            };
+            database.packages.insert(name.into(), package);
+        }
+        database
+    }
+
+    /// The paths that a package lists, directories included.
+    fn files(&self, name: &str) -> Vec<PathBuf> {
+        let Some(package) = self.packages.get(name) else { return Vec::new() };
+        let bytes = fs::read(self.info.join(&package.list)).unwrap_or_default();
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"/"));
+        lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect()
+    }
+
+    /// For each of `paths`, the packages that list it (in its old place as well, where `/bin` is a
+    /// link to `/usr/bin` now).
+    fn owners(&self, paths: &HashSet<PathBuf>) -> HashMap<PathBuf, BTreeSet<String>> {
+        let mut wanted: HashMap<&[u8], &Path> = HashMap::new();
+        for path in paths {
+            wanted.insert(path.as_os_str().as_bytes(), path);
+            if let Some(short) = path.as_os_str().as_bytes().strip_prefix(b"/usr") {
+                wanted.insert(short, path);
+            }
+        }
+        let mut owners: HashMap<PathBuf, BTreeSet<String>> = HashMap::new();
+        for (name, package) in &self.packages {
+            let Ok(bytes) = fs::read(self.info.join(&package.list)) else { continue };
+            for line in bytes.split(|byte| *byte == b'\n') {
+                if let Some(path) = wanted.get(line) {
+                    owners.entry(path.to_path_buf()).or_default().insert(name.clone());
+                }
+            }
+        }
+        owners
+    }
+
+    /// The installed package of this name, or one that provides it.
+    fn resolve(&self, name: &str) -> Option<&str> {
+        let installed = self.packages.get_key_value(name).map(|(name, _)| name.as_str());
+        installed.or_else(|| self.providers.get(name).map(String::as_str))
+    }
+
+    /// Everything that has to be installed with `roots`, they included. `programs` are those whose
+    /// siblings of the same source are wanted, too.
+    fn closure(&self, roots: &BTreeSet<String>, programs: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut closure: BTreeSet<String> = roots.union(programs).cloned().collect();
+        let sources: HashSet<&str> = programs
+            .iter()
+            .filter_map(|name| Some(self.packages.get(name)?.source.as_str()))
+            .collect();
+        let is_sibling = |package: &Package| {
+            let names = package.depends.iter().flatten();
+            sources.contains(package.source.as_str())
+                && names.filter_map(|name| self.resolve(name)).any(|name| programs.contains(name))
+        };
+        let siblings = self.packages.iter().filter(|(_, package)| is_sibling(package));
+        closure.extend(siblings.map(|(name, _)| name.clone()));
+        let mut todo: VecDeque<String> = closure.iter().cloned().collect();
+        while let Some(name) = todo.pop_front() {
+            let Some(package) = self.packages.get(&name) else { continue };
+            for group in &package.depends {
+                let chosen = group.iter().find_map(|name| self.resolve(name));
+                if let Some(chosen) = chosen
+                    && !self.packages.get(chosen).is_some_and(|package| package.is_essential)
+                    && closure.insert(chosen.into())
+                {
+                    todo.push_back(chosen.into());
+                }
+            }
+        }
+        let sources: HashSet<&str> = closure
+            .iter()
+            .filter_map(|name| Some(self.packages.get(name)?.source.as_str()))
+            .collect();
+        let is_data = |package: &Package| {
+            package.is_essential && package.is_for_all && sources.contains(package.source.as_str())
+        };
+        let data: Vec<_> = self.packages.iter().filter(|(_, package)| is_data(package)).collect();
+        closure.extend(data.into_iter().map(|(name, _)| name.clone()));
+        closure
+    }
+
+    /// Adds to `image` the packages `named` by the user and, where `programs` are given (the
+    /// program's own files), those that own what is in the image so far. Returns the names.
+    ///
+    /// # Errors
+    /// Where a package that the user named is not installed.
+    pub(crate) fn add(
+        &self,
+        tree: &dyn Tree,
+        image: &mut Image,
+        programs: Option<&HashSet<PathBuf>>,
+        named: &[String],
+    ) -> Result<BTreeSet<String>> {
+        let named = named
+            .iter()
+            .map(|name| self.resolve(name).map(str::to_owned).ok_or_else(|| not_installed(name)))
+            .collect::<Result<BTreeSet<_>>>()?;
+        let files =
+            image.iter().filter(|_| programs.is_some()).filter(|(path, node)| match node.kind() {
+                Kind::Directory => false,
+                // Links to directories (`/bin`) are listed as directories by everyone.
+                Kind::Symlink => image.lookup(path).is_ok_and(|(_, n)| n.kind() != Kind::Directory),
+                _ => true,
+            });
+        let files: HashSet<PathBuf> = files.map(|(path, _)| path.to_path_buf()).collect();
+        let owners = self.owners(&files);
+        let is_program = |path: &PathBuf| programs.is_some_and(|paths| paths.contains(path));
+        let of_program = owners.iter().filter(|(path, _)| is_program(path));
+        let of_program: BTreeSet<String> =
+            of_program.flat_map(|(_, names)| names.iter().cloned()).collect();
+        let mut roots: BTreeSet<String> = owners.into_values().flatten().collect();
+        roots.extend(named);
+        let closure = self.closure(&roots, &of_program);
+        let mut directories = Vec::new();
+        for path in closure.iter().flat_map(|name| self.files(name)) {
+            if is_left_out(&path) {
+                continue;
+            }
+            // What the administrator removed is not there.
+            let Ok(path) = image.add_link(tree, &path) else { continue };
+            if image.get(&path).is_some_and(|node| node.kind() == Kind::Directory) {
+                directories.push(path);
+            }
+        }
+        self.add_generated(tree, image, directories);
+        Ok(closure)
+    }
+
+    /// Adds files that no package lists, where they are in a directory of these packages and
+    /// everyone may read them.
+    fn add_generated(&self, tree: &dyn Tree, image: &mut Image, mut directories: Vec<PathBuf>) {
+        directories.sort();
+        directories.dedup();
+        directories.retain(|dir| {
+            let depth = dir.components().skip(1).count();
+            depth >= 3 && ["/etc", "/usr/lib", "/usr/share"].iter().any(|top| dir.starts_with(top))
+        });
+        let sharing = self.owners(&directories.iter().cloned().collect());
+        directories.retain(|dir| sharing.get(dir).is_none_or(|names| names.len() <= MOST_SHARING));
+        let mut candidates = HashSet::new();
+        for dir in &directories {
+            let names = tree.list(dir).unwrap_or_default();
+            let paths = names.into_iter().map(|name| dir.join(name));
+            candidates.extend(paths.filter(|path| image.get(path).is_none()));
+        }
+        let owned = self.owners(&candidates);
+        let mut generated: Vec<_> =
+            candidates.into_iter().filter(|path| !owned.contains_key(path)).collect();
+        generated.sort();
+        for path in generated {
+            let is_public = tree
+                .lstat(&path)
+                .is_ok_and(|node| node.metadata.mode & 0o004 != 0 && node.kind() != Kind::Special);
+            if is_public && !is_left_out(&path) {
+                // Whatever cannot be listed is left out.
+                let _ = image.add_tree(tree, &path, &path, &|_| false);
+            }
+        }
+    }
+}
+
+fn not_installed(name: &str) -> Error {
+    Error::Usage(format!(
+        "--package {name}: not installed on the host; install it with: apt-get install {name}"
+    ))
+}
+
+fn is_left_out(path: &Path) -> bool {
+    LEFT_OUT.iter().any(|dir| path.as_os_str().as_bytes().starts_with(dir.as_bytes()))
+}
+
+/// Parses a relationship field: groups separated by commas, alternatives by bars, versions and
+/// architecture qualifiers dropped: what is installed fits together.
+fn relations(field: &str) -> Vec<Vec<String>> {
+    let name = |text: &str| {
+        let text = text.split(['(', '[', '<']).next().unwrap_or_default().trim();
+        text.split(':').next().unwrap_or_default().to_owned()
+    };
+    let groups = field.split(',').map(|group| group.split('|').map(name).collect::<Vec<_>>());
+    groups
+        .map(|group| group.into_iter().filter(|name| !name.is_empty()).collect::<Vec<_>>())
+        .filter(|group: &Vec<String>| !group.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::HostTree;
+
+    const TEXT: &str = "\
+Package: tool-minimal
+Status: install ok installed
+Architecture: amd64
+Source: tool (1.0)
+Depends: libone (>= 1), dpkg
+Description: x
+ Depends: not-a-field
+
+Package: tool
+Status: install ok installed
+Architecture: amd64
+Depends: tool-minimal (= 1.0), virtual-thing | other
+
+Package: tool-dev
+Status: install ok installed
+Architecture: amd64
+Source: tool
+Depends: tool
+
+Package: libone
+Status: install ok installed
+Architecture: amd64
+Multi-Arch: same
+Source: one
+
+Package: one-data
+Status: install ok installed
+Architecture: all
+Essential: yes
+Source: one
+
+Package: dpkg
+Status: install ok installed
+Architecture: amd64
+Essential: yes
+
+Package: real
+Status: install ok installed
+Architecture: all
+Provides: virtual-thing (= 3)
+
+Package: removed
+Status: deinstall ok config-files
+Architecture: amd64
+";
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).into()).collect()
+    }
+
+    #[test]
+    fn the_closure_has_siblings_dependencies_and_data() {
+        let database = Database::parse(TEXT.as_bytes(), Path::new("/nowhere"));
+        let program = names(&["tool-minimal"]);
+        let closure = database.closure(&BTreeSet::new(), &program);
+        assert_eq!(closure, names(&["libone", "one-data", "real", "tool", "tool-minimal"]));
+        // A library brings what it depends on, and no siblings.
+        let closure = database.closure(&program, &BTreeSet::new());
+        assert_eq!(closure, names(&["libone", "one-data", "tool-minimal"]));
+        assert_eq!(database.packages["libone"].list, "libone:amd64.list");
+        assert_eq!(database.resolve("removed"), None);
+    }
+
+    #[test]
+    fn relations_lose_their_versions() {
+        let groups = relations("a (>= 1.0), b:any | c [amd64], ,d<!nocheck>");
+        assert_eq!(groups, [vec!["a"], vec!["b", "c"], vec!["d"]]);
+    }
+
+    #[test]
+    fn files_are_added_without_documentation_and_with_what_was_generated() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let write = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        };
+        for path in [
+            "usr/bin/tool",
+            "usr/lib/tool/mod.py",
+            "usr/lib/tool/__pycache__/mod.pyc",
+            "usr/lib/tool/others",
+            "usr/share/doc/tool/README",
+            "usr/share/doc/tool/generated",
+        ] {
+            write(path);
+        }
+        std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+        let info = root.join("info");
+        fs::create_dir(&info).unwrap();
+        // The program is listed where it was before /bin became a link.
+        let list = "/.\n/bin\n/bin/tool\n/usr\n/usr/lib\n/usr/lib/tool\n/usr/lib/tool/mod.py\n\
+                    /usr/lib/tool/removed\n/usr/share\n/usr/share/doc\n/usr/share/doc/tool\n\
+                    /usr/share/doc/tool/README\n";
+        fs::write(info.join("tool-minimal.list"), list).unwrap();
+        fs::write(info.join("real.list"), "/bin\n/usr/lib/tool/others\n").unwrap();
+        let database = Database::parse(TEXT.as_bytes(), &info);
+        let tree = HostTree::new(root);
+        let mut image = Image::new();
+        let (program, _) = image.add(&tree, Path::new("/bin/tool")).unwrap();
+        let no_programs = HashSet::new();
+        let packages = database.add(&tree, &mut image, Some(&no_programs), &[]).unwrap();
+        assert!(!packages.contains("real") && packages.contains("tool-minimal"), "{packages:?}");
+        let packages =
+            database.add(&tree, &mut image, Some(&HashSet::from([program])), &[]).unwrap();
+        assert!(packages.contains("real"), "{packages:?}");
+        for path in ["/usr/lib/tool/mod.py", "/usr/lib/tool/__pycache__/mod.pyc", "/bin/tool"] {
+            assert!(image.has(Path::new(path)), "{path}");
+        }
+        for path in ["/usr/share/doc/tool/README", "/usr/share/doc/tool/generated"] {
+            assert!(!image.has(Path::new(path)), "{path}");
+        }
+        let error = database.add(&tree, &mut image, None, &["none".into()]).unwrap_err();
+        assert!(error.to_string().contains("apt-get install none"), "{error}");
+    }
+}
