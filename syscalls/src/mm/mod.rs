@@ -4,16 +4,25 @@
 //! implements. Pages enter the table on first touch, in [`AddressSpace::handle_fault`]; a page
 //! table entry owns one reference of its page.
 
+mod fault;
+mod mapping;
 mod space;
+mod vma;
 
+use alloc::sync::Arc;
 use core::ops::Range;
 
 use bitflags::bitflags;
 
-pub use space::{AddressSpace, Layout, MapRequest, Mappers};
+pub use mapping::{FileIdentity, FixedPages, Mappers, Mapping, SharedMemory};
+pub use space::{
+    Accounts, AddressSpace, Layout, MapRequest, Place, Populate, RemapRequest, RemapSource,
+    RemapTarget,
+};
+pub use vma::{Backing, FileBacking, MAX_AREAS, MIN_ADDR, STACK_GUARD_GAP, Vma, VmaFlags, VmaTree};
 
 use crate::{
-    Errno,
+    fs::FileDescription,
     page::{OutOfMemory, Page},
     user::UserAddr,
 };
@@ -75,7 +84,8 @@ pub struct Entry {
 }
 
 /// A process' page table, application half. The machine implements it; callers serialise changes by
-/// the address space's lock. Addresses are page-aligned. Stale translations are flushed, on every
+/// the address space's lock. Addresses are page-aligned. An entry with empty protection (`PROT_NONE`)
+/// keeps its page and faults on every access. Stale translations are flushed, on every
 /// processor that may hold one, before a method returns, and before a page is given back.
 pub trait PageTable: Send + Sync {
     /// Maps `page` at `at`, where nothing is mapped; the entry takes over the reference.
@@ -103,10 +113,11 @@ pub trait PageTable: Send + Sync {
     fn unmap(&self, range: Range<UserAddr>) -> usize;
 
     /// Changes the protection of what is mapped in `range`: `change` gets an entry and gives its new
-    /// protection.
+    /// protection. It must not count the page's references: the entry may or may not hold one.
     fn protect(&self, range: Range<UserAddr>, change: &mut dyn FnMut(&Entry) -> Protection);
 
-    /// Calls `visit` for each mapped page of `range` in order.
+    /// Calls `visit` for each mapped page of `range` in order. As with [`Self::protect`], references
+    /// are not to be counted there.
     fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &Entry));
 
     /// Moves what is mapped in `from` to `to` (same length, not overlapping, nothing mapped there).
@@ -122,64 +133,43 @@ pub trait PageTable: Send + Sync {
     fn as_any(&self) -> &dyn core::any::Any;
 }
 
-/// Something whose pages can be mapped: a regular file's page cache, a memory file, a device.
-pub trait Mapping: Send + Sync {
-    /// Page `index` for reading, executing, or as the source of a private copy.
-    ///
-    /// # Errors
-    /// [`Fault::PastEnd`] beyond the last page, [`Fault::OutOfMemory`].
-    fn page(&self, index: u64) -> Result<Page, Fault>;
-
-    /// Page `index` for writing through a shared mapping: the page that `read` sees too.
-    ///
-    /// # Errors
-    /// As [`Self::page`].
-    fn page_for_write(&self, index: u64) -> Result<Page, Fault>;
-
-    /// Calls `found` for the pages of `range` that are in memory already, in order: those that a
-    /// fault near by may map as well. May leave pages out; must not block or allocate pages.
-    fn resident(&self, _range: Range<u64>, _found: &mut dyn FnMut(u64, Page)) {}
-
-    /// Whether a page must not be mapped writable before [`Self::page_for_write`] has been called
-    /// for it (files, whose times and dirty pages are noted then). Where not, [`Self::page`] gives
-    /// pages that may be written.
-    fn tracks_writes(&self) -> bool {
-        true
-    }
-
-    /// The address spaces that map this, where it can shrink or exchange its pages: [`Mappers`].
-    fn mappers(&self) -> Option<&Mappers> {
-        None
-    }
-
-    /// Device and inode number, for `/proc/self/maps`.
-    fn identity(&self) -> FileIdentity {
-        FileIdentity::default()
-    }
-
-    /// Writes pages back to where they came from, for `man 2 msync`.
-    ///
-    /// # Errors
-    /// `EIO`.
-    fn sync(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    /// Gives up the pages of `range`, which read as zero from then on (`MADV_REMOVE`, which is
-    /// `fallocate`'s `FALLOC_FL_PUNCH_HOLE`).
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` where it cannot.
-    fn punch_hole(&self, _range: Range<u64>) -> Result<(), Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
+/// A page of code that is being mapped for execution.
+pub struct CodePage<'a> {
+    /// The file's pages.
+    pub mapping: &'a Arc<dyn Mapping>,
+    /// Which of them.
+    pub index: u64,
+    /// Where it is being mapped.
+    pub at: UserAddr,
 }
 
-/// What a file is, whatever its paths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct FileIdentity {
-    /// Device number, major and minor, as `stat` gives it.
-    pub device: u64,
-    /// Inode number.
-    pub inode: u64,
+/// A range of a private file mapping that has become executable.
+pub struct CodeRange {
+    /// Where.
+    pub range: Range<UserAddr>,
+    /// The file's pages.
+    pub mapping: Arc<dyn Mapping>,
+    /// The page at the range's start.
+    pub first: u64,
+    /// The open file, as far as one was mapped.
+    pub file: Option<Arc<FileDescription>>,
+}
+
+/// Replaces code as it is mapped: the rewriter's seam. Methods are called without locks.
+///
+/// Only private mappings of files are patched; a copy that the process has written itself is left
+/// alone. Patched pages are shared with forked children like any private page.
+pub trait CodePatcher: Send + Sync {
+    /// `code` has become executable, by `mmap` or `mprotect`; none of its pages is patched yet. The
+    /// patcher may map stubs near by ([`AddressSpace::map`]).
+    fn range_executable(&self, space: &AddressSpace, code: &CodeRange);
+
+    /// Whether [`Self::patch`] would change the page.
+    fn has_sites(&self, page: &CodePage<'_>) -> bool;
+
+    /// A patched copy of the page; `None` where there is nothing to patch in it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory>;
 }
