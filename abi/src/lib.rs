@@ -21,3 +21,8 @@ pub mod link;
 /// Guest-physical address at which `hermit-run` places the root image when memory is backed by the
 /// image file itself. The kernel and its boot-time data stay below it.
 pub const ROOT_IMAGE_ADDR: u64 = 4 << 20;
+
+/// What the kernel writes to QEMU's `isa-debug-exit` port when it cannot start at all, before there
+/// is a console link: the machine has too little memory for kernel and files, or was not started by
+/// `hermit-run`. The reason is on the serial port. QEMU's exit status is then twice this plus one.
+pub const EARLY_EXIT: u32 = 1;

@@ -1,0 +1,35 @@
+//! The machine: everything that is privileged or belongs to particular hardware.
+//!
+//! Privileged instructions occur below this module and nowhere else, so the rest of the kernel would
+//! run at CPL 3 as well. Each kind of machine is one folder; today there is [`pc`], an x86-64 PC as
+//! QEMU's `microvm`, Firecracker and Cloud Hypervisor provide it. What the rest of the kernel may use
+//! of it is re-exported here, by purpose, and that list is the interface that another machine has to
+//! provide.
+
+mod pc;
+
+/// Memory: kernel mappings, process page tables, copies that survive faults.
+pub use pc::paging::{
+    DIRECT_MAP, KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, is_mapped_stack,
+    kernel_range, map_kernel_page, phys_to_virt, unmap_kernel_page, virt_to_phys,
+};
+pub use pc::traps::{compare_exchange_user, copy_user, load_user, zero_user};
+
+/// Processors: per-processor data, vector state, thread-local bases, stacks, randomness.
+pub use pc::cpu::{
+    VectorState, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base, set_kernel_stack,
+    this as this_cpu, tsc, wait_for_interrupt,
+};
+pub use pc::traps::{prepare_stack, switch_to};
+
+/// Time.
+pub use pc::clock;
+pub use pc::timer;
+
+/// Console, log and power.
+pub use pc::link;
+pub use pc::power::{off as power_off, off_early as power_off_early};
+pub use pc::serial::Serial;
+
+/// The start.
+pub use pc::{Boot, image_frame, is_image_frame, start};

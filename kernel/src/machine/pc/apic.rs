@@ -1,0 +1,126 @@
+//! The local APIC (timer, end of interrupt) and the I/O APIC (device interrupts).
+//!
+//! xAPIC registers at their architectural addresses (Intel SDM vol. 3 ch. 11; 82093AA data sheet for
+//! the I/O APIC). No other interrupt controller is touched: the machine is started without PIC and
+//! PIT.
+
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+
+use hx_syscalls::page::OutOfMemory;
+
+use super::{paging, traps::FIRST_INTERRUPT};
+
+const LOCAL_ADDRESS: u64 = 0xfee0_0000;
+const IO_ADDRESS: u64 = 0xfec0_0000;
+
+/// Registers of the local APIC, by offset.
+const ID: usize = 0x20;
+const END_OF_INTERRUPT: usize = 0xb0;
+const SPURIOUS: usize = 0xf0;
+const TIMER_VECTOR: usize = 0x320;
+const TIMER_INITIAL: usize = 0x380;
+const TIMER_CURRENT: usize = 0x390;
+const TIMER_DIVIDE: usize = 0x3e0;
+
+const MASKED: u32 = 1 << 16;
+const DIVIDE_BY_1: u32 = 0b1011;
+
+/// Vector of the timer.
+pub const TIMER: u8 = 0xf0;
+const SPURIOUS_VECTOR: u8 = 0xff;
+
+static LOCAL: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+static IO: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Timer ticks in a second; 0 until calibrated.
+static TIMER_HZ: AtomicU64 = AtomicU64::new(0);
+
+fn read(register: usize) -> u32 {
+    // SAFETY: `LOCAL` maps the APIC's page; registers are 32 bits wide at multiples of 16.
+    unsafe { LOCAL.load(Ordering::Relaxed).add(register).cast::<u32>().read_volatile() }
+}
+
+fn write(register: usize, value: u32) {
+    // SAFETY: as in `read`.
+    unsafe { LOCAL.load(Ordering::Relaxed).add(register).cast::<u32>().write_volatile(value) };
+}
+
+/// Maps the registers and enables this processor's APIC, timer stopped.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn init() -> Result<(), OutOfMemory> {
+    LOCAL.store(paging::map_device(LOCAL_ADDRESS, 4096)?, Ordering::Relaxed);
+    IO.store(paging::map_device(IO_ADDRESS, 4096)?, Ordering::Relaxed);
+    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
+    write(TIMER_DIVIDE, DIVIDE_BY_1);
+    write(TIMER_VECTOR, MASKED | u32::from(TIMER));
+    Ok(())
+}
+
+/// Ends the interrupt `vector`.
+pub fn acknowledge(vector: u8) {
+    if vector == TIMER {
+        TIMER_FIRED.store(true, Ordering::Relaxed);
+    }
+    if vector != SPURIOUS_VECTOR && vector >= FIRST_INTERRUPT {
+        write(END_OF_INTERRUPT, 0);
+    }
+}
+
+static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the timer has fired since the last question.
+pub fn take_timer_fired() -> bool {
+    TIMER_FIRED.load(Ordering::Relaxed) && TIMER_FIRED.swap(false, Ordering::Relaxed)
+}
+
+/// Lets the timer fire once, `delay_ns` from now; `None` stops it.
+pub fn set_timer(delay_ns: Option<u64>) {
+    match delay_ns {
+        None => write(TIMER_INITIAL, 0),
+        Some(delay) => {
+            let hz = u128::from(TIMER_HZ.load(Ordering::Relaxed));
+            let ticks = u128::from(delay) * hz / 1_000_000_000;
+            write(TIMER_VECTOR, u32::from(TIMER));
+            // Longer than the counter holds: it fires early, and is set again.
+            write(TIMER_INITIAL, ticks.clamp(1, u128::from(u32::MAX)) as u32);
+        }
+    }
+}
+
+/// Starts the counter at its maximum, without interrupts, as a clock for calibration.
+pub fn start_counter() {
+    write(TIMER_VECTOR, MASKED | u32::from(TIMER));
+    write(TIMER_INITIAL, u32::MAX);
+}
+
+/// Ticks since [`start_counter`].
+pub fn counter() -> u32 {
+    u32::MAX - read(TIMER_CURRENT)
+}
+
+/// Tells the timer's frequency.
+pub fn set_timer_hz(hz: u64) {
+    TIMER_HZ.store(hz, Ordering::Relaxed);
+}
+
+/// This processor's APIC identifier.
+pub fn id() -> u32 {
+    read(ID) >> 24
+}
+
+/// Delivers the I/O APIC's input `pin` to this processor as `vector`, edge-triggered.
+pub fn route(pin: u8, vector: u8) {
+    let base = IO.load(Ordering::Relaxed).cast::<u32>();
+    let write = |register: u32, value: u32| {
+        // SAFETY: `IO` maps the I/O APIC: the index register is at 0, the window at 0x10.
+        unsafe {
+            base.write_volatile(register);
+            base.byte_add(0x10).write_volatile(value);
+        }
+    };
+    let register = 0x10 + u32::from(pin) * 2;
+    write(register + 1, id() << 24);
+    write(register, u32::from(vector));
+}

@@ -1,0 +1,365 @@
+//! The processor: features, per-processor data, vector state, thread-local bases.
+
+use alloc::{
+    alloc::{Layout, alloc_zeroed, dealloc},
+    boxed::Box,
+};
+use core::{
+    arch::{asm, x86_64::__cpuid_count},
+    mem::offset_of,
+    ptr::NonNull,
+};
+
+use hx_syscalls::{page::OutOfMemory, platform::CpuInfo};
+use spin::Once;
+use x86_64::{
+    VirtAddr,
+    registers::{
+        control::{Cr0, Cr0Flags, Cr4, Cr4Flags},
+        model_specific::{Efer, EferFlags, FsBase, GsBase, LStar, Msr, SFMask},
+        rflags::RFlags,
+        segmentation::{FS, GS, Segment64},
+        xcontrol::{XCr0, XCr0Flags},
+    },
+};
+
+use super::{descriptors, traps};
+
+/// What the entry code and the scheduler keep of a processor, at GS base.
+#[repr(C)]
+pub struct PerCpu {
+    this: *const PerCpu,
+    kernel_stack: u64,
+    user_rsp: u64,
+    /// The scheduler's data.
+    pub sched: crate::sched::PerCpu,
+    /// Number of the processor.
+    pub index: usize,
+}
+
+/// Offset of the running thread's kernel stack top.
+pub const KERNEL_STACK_OFFSET: usize = offset_of!(PerCpu, kernel_stack);
+/// Offset of the entry code's scratch word.
+pub const USER_RSP_OFFSET: usize = offset_of!(PerCpu, user_rsp);
+
+/// What the processor can do, found at boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// RDFSBASE and its relatives are enabled.
+    pub fsgsbase: bool,
+    /// XSAVEOPT.
+    pub xsaveopt: bool,
+    /// RDRAND.
+    pub rdrand: bool,
+    /// State components enabled in XCR0.
+    pub xfeatures: u64,
+    /// Bytes of the XSAVE area for them.
+    pub xsave_size: usize,
+    /// CPUID.1:EDX.
+    pub leaf1_edx: u32,
+    /// Invariant TSC.
+    pub invariant_tsc: bool,
+    /// Under a hypervisor.
+    pub hypervisor: bool,
+}
+
+static FEATURES: Once<Features> = Once::new();
+
+/// The features, once [`init`] has run.
+pub fn features() -> &'static Features {
+    FEATURES.get().expect("cpu::init comes first")
+}
+
+/// Sets this processor up: control registers, descriptors, the `syscall` instruction, GS.
+///
+/// # Errors
+/// A message where it lacks something needed.
+pub fn init(index: usize) -> Result<(), &'static str> {
+    let leaf1 = __cpuid_count(1, 0);
+    if leaf1.ecx & 1 << 26 == 0 {
+        return Err("the processor has no XSAVE");
+    }
+    let max_leaf = __cpuid_count(0, 0).eax;
+    let leaf7 = if max_leaf >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
+    let fsgsbase = leaf7 & 1 != 0;
+    // SAFETY: bits of features that the processor reports, or that every x86-64 has.
+    unsafe {
+        let mut cr4 = Cr4::read();
+        cr4 |= Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE | Cr4Flags::OSXSAVE;
+        cr4.set(Cr4Flags::FSGSBASE, fsgsbase);
+        // CR4.UMIP is left off: it binds CPL 3 only.
+        Cr4::write(cr4);
+        Cr0::write(
+            (Cr0::read() - Cr0Flags::EMULATE_COPROCESSOR - Cr0Flags::TASK_SWITCHED)
+                | Cr0Flags::MONITOR_COPROCESSOR
+                | Cr0Flags::NUMERIC_ERROR
+                | Cr0Flags::WRITE_PROTECT,
+        );
+    }
+    let supported = __cpuid_count(0xd, 0);
+    let supported = u64::from(supported.edx) << 32 | u64::from(supported.eax);
+    // x87, SSE, AVX and AVX-512. MPX is gone, PKRU is not virtualised for the program, AMX asks for
+    // the arch_prctl permission protocol.
+    let wanted = XCr0Flags::X87
+        | XCr0Flags::SSE
+        | XCr0Flags::AVX
+        | XCr0Flags::OPMASK
+        | XCr0Flags::ZMM_HI256
+        | XCr0Flags::HI16_ZMM;
+    let enabled = wanted & XCr0Flags::from_bits_truncate(supported);
+    // SAFETY: a subset of what is supported, x87 included.
+    unsafe { XCr0::write(enabled) };
+    // Queried after XCR0 is set: EBX depends on it.
+    let xsave_size = __cpuid_count(0xd, 0).ebx as usize;
+    let power = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0007;
+    FEATURES.call_once(|| Features {
+        fsgsbase,
+        xsaveopt: __cpuid_count(0xd, 1).eax & 1 != 0,
+        rdrand: leaf1.ecx & 1 << 30 != 0,
+        xfeatures: enabled.bits(),
+        xsave_size,
+        leaf1_edx: leaf1.edx,
+        invariant_tsc: power && __cpuid_count(0x8000_0007, 0).edx & 1 << 8 != 0,
+        hypervisor: leaf1.ecx & 1 << 31 != 0,
+    });
+
+    descriptors::Descriptors::install();
+    let per_cpu = Box::leak(Box::new(PerCpu {
+        this: core::ptr::null(),
+        kernel_stack: 0,
+        user_rsp: 0,
+        sched: crate::sched::PerCpu::default(),
+        index,
+    }));
+    per_cpu.this = per_cpu;
+    GsBase::write(VirtAddr::from_ptr(per_cpu));
+    LStar::write(VirtAddr::new(traps::syscall_entry as *const () as u64));
+    SFMask::write(
+        RFlags::INTERRUPT_FLAG
+            | RFlags::TRAP_FLAG
+            | RFlags::DIRECTION_FLAG
+            | RFlags::ALIGNMENT_CHECK
+            | RFlags::NESTED_TASK,
+    );
+    // STAR, by hand: the crate's type insists on a SYSRET to CPL 3, which never happens here.
+    const IA32_STAR: u32 = 0xc000_0081;
+    // SAFETY: the selectors are those of the table loaded above; EFER.SCE only enables `syscall`.
+    unsafe {
+        Msr::new(IA32_STAR).write(u64::from(descriptors::CODE_SELECTOR) << 32);
+        Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
+    }
+    Ok(())
+}
+
+/// Facts of the processor for programs.
+pub fn info(count: usize, tsc_khz: u64) -> CpuInfo {
+    let features = features();
+    CpuInfo {
+        count,
+        hwcap: u64::from(features.leaf1_edx),
+        // FSGSBASE is not offered: GS is the kernel's, and is changed through arch_prctl only.
+        hwcap2: 0,
+        xsave_size: features.xsave_size,
+        xfeatures: features.xfeatures,
+        tsc_khz,
+    }
+}
+
+/// This processor's data.
+pub fn this() -> &'static PerCpu {
+    // SAFETY: GS base is the leaked `PerCpu` from `init` on, whose first word is its own address.
+    unsafe {
+        let this: *const PerCpu;
+        asm!("mov {}, gs:[0]", out(reg) this, options(nostack, preserves_flags, pure, readonly));
+        &*this
+    }
+}
+
+/// Sets the kernel stack on which this processor enters the kernel.
+pub fn set_kernel_stack(top: u64) {
+    // SAFETY: writes this processor's own word, which only the entry code reads.
+    unsafe {
+        asm!(
+            "mov gs:[{offset}], {top}",
+            offset = const KERNEL_STACK_OFFSET,
+            top = in(reg) top,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// The application's FS base.
+pub fn fs_base() -> u64 {
+    // SAFETY: CR4.FSGSBASE is set where the feature is there.
+    if features().fsgsbase { FS::read_base().as_u64() } else { FsBase::read().as_u64() }
+}
+
+/// Sets the application's FS base, a canonical address.
+pub fn set_fs_base(base: u64) {
+    let base = VirtAddr::new_truncate(base);
+    if features().fsgsbase {
+        // SAFETY: FS is the application's.
+        unsafe { FS::write_base(base) };
+    } else {
+        FsBase::write(base);
+    }
+}
+
+const _: fn() -> VirtAddr = GS::read_base;
+
+/// A thread's vector state: an XSAVE area.
+pub struct VectorState {
+    area: NonNull<u8>,
+}
+
+// SAFETY: plain memory, accessed through its owner.
+unsafe impl Send for VectorState {}
+// SAFETY: `&VectorState` gives no access.
+unsafe impl Sync for VectorState {}
+
+/// Offset of MXCSR in the area, and its initial value (Intel SDM vol. 1 §10.2.3).
+const MXCSR_OFFSET: usize = 24;
+const MXCSR_INITIAL: u32 = 0x1f80;
+/// Offset of the x87 control word's initial value is 0.
+const FCW_INITIAL: u16 = 0x37f;
+/// Offset of the XSAVE header.
+const HEADER_OFFSET: usize = 512;
+
+impl VectorState {
+    fn layout() -> Layout {
+        Layout::from_size_align(features().xsave_size.max(576), 64).expect("a constant alignment")
+    }
+
+    /// The initial state.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new() -> Result<Self, OutOfMemory> {
+        // SAFETY: the layout is not empty.
+        let area = NonNull::new(unsafe { alloc_zeroed(Self::layout()) }).ok_or(OutOfMemory)?;
+        // SAFETY: the offsets lie within the area. With a zero header XRSTOR initialises all
+        // components but takes MXCSR from the area.
+        unsafe {
+            area.cast::<u16>().write(FCW_INITIAL);
+            area.byte_add(MXCSR_OFFSET).cast::<u32>().write(MXCSR_INITIAL);
+        }
+        Ok(Self { area })
+    }
+
+    /// Saves the processor's state here.
+    pub fn save(&mut self) {
+        let (low, high) = (u32::MAX, u32::MAX);
+        // SAFETY: the area is large enough for all enabled components and 64-byte aligned.
+        unsafe {
+            if features().xsaveopt {
+                asm!("xsaveopt64 [{}]", in(reg) self.area.as_ptr(), in("eax") low, in("edx") high,
+                    options(nostack, preserves_flags));
+            } else {
+                asm!("xsave64 [{}]", in(reg) self.area.as_ptr(), in("eax") low, in("edx") high,
+                    options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    /// Loads the processor's state from here.
+    pub fn load(&self) {
+        // SAFETY: the area was written by `save`, `new` or a checked `set`, so that no reserved bit
+        // is set.
+        unsafe {
+            asm!("xrstor64 [{}]", in(reg) self.area.as_ptr(), in("eax") u32::MAX,
+                in("edx") u32::MAX, options(nostack, preserves_flags));
+        }
+    }
+
+    /// Back to the initial state.
+    pub fn reset(&mut self) {
+        // SAFETY: the area has this size, and is exclusively borrowed; see `new`.
+        unsafe {
+            self.area.as_ptr().write_bytes(0, features().xsave_size);
+            self.area.cast::<u16>().write(FCW_INITIAL);
+            self.area.byte_add(MXCSR_OFFSET).cast::<u32>().write(MXCSR_INITIAL);
+        }
+    }
+
+    /// The x87 status and control word and MXCSR.
+    pub fn float_status(&self) -> (u16, u16, u32) {
+        // SAFETY: within the area's legacy region.
+        unsafe {
+            let control = self.area.cast::<u16>().read();
+            let status = self.area.byte_add(2).cast::<u16>().read();
+            (status, control, self.area.byte_add(MXCSR_OFFSET).cast::<u32>().read())
+        }
+    }
+
+    /// The area's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the area has this size, and is not written while borrowed.
+        unsafe { core::slice::from_raw_parts(self.area.as_ptr(), features().xsave_size) }
+    }
+
+    /// Takes over an area that the application has had in its hands; `false`, with nothing changed,
+    /// where XRSTOR would fault on it.
+    pub fn set(&mut self, bytes: &[u8]) -> bool {
+        let size = features().xsave_size;
+        if bytes.len() < size {
+            return false;
+        }
+        let word = |at: usize| {
+            let mut value = [0; 8];
+            value.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(value)
+        };
+        let mxcsr_mask = 0xffff;
+        let mxcsr = word(MXCSR_OFFSET) as u32;
+        // Intel SDM vol. 1 §13.8.1: no unsupported component, no compaction, reserved bytes zero.
+        if word(HEADER_OFFSET) & !features().xfeatures != 0
+            || (1..8).any(|index| word(HEADER_OFFSET + index * 8) != 0)
+            || mxcsr & !mxcsr_mask != 0
+        {
+            return false;
+        }
+        // SAFETY: the area has `size` bytes, and is exclusively borrowed.
+        unsafe { self.area.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), size) };
+        true
+    }
+}
+
+impl Drop for VectorState {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.area.as_ptr(), Self::layout()) };
+    }
+}
+
+/// The frame pointer of the caller.
+#[inline(always)]
+pub fn frame_pointer() -> u64 {
+    let rbp;
+    // SAFETY: reads a register.
+    unsafe { asm!("mov {}, rbp", out(reg) rbp, options(nostack, nomem, preserves_flags)) };
+    rbp
+}
+
+/// A random number of the processor's, if it has any to give.
+pub fn rdrand() -> Option<u64> {
+    if !features().rdrand {
+        return None;
+    }
+    let (value, ok): (u64, u8);
+    // SAFETY: the feature is there.
+    unsafe { asm!("rdrand {}; setc {}", out(reg) value, out(reg_byte) ok, options(nostack)) };
+    (ok == 1).then_some(value)
+}
+
+/// The time stamp counter.
+pub fn tsc() -> u64 {
+    // SAFETY: every x86-64 has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Waits for an interrupt with interrupts on, and turns them off again. One that is pending already
+/// ends the wait at once: `sti` takes effect after `hlt` has begun.
+pub fn wait_for_interrupt() {
+    x86_64::instructions::interrupts::enable_and_hlt();
+    x86_64::instructions::interrupts::disable();
+}

@@ -1,0 +1,131 @@
+//! A PC without firmware: PVH boot, APICs, virtio over MMIO, a serial port.
+
+mod apic;
+mod boot;
+pub mod clock;
+pub mod cpu;
+mod descriptors;
+pub mod link;
+pub mod paging;
+pub mod power;
+pub mod serial;
+mod start_info;
+pub mod timer;
+pub mod traps;
+mod virtio;
+
+use hx_syscalls::platform::Frame;
+use spin::Once;
+use start_info::BootInfo;
+
+use crate::memory::{
+    PhysRange,
+    frames::{self, FreshMemory},
+};
+
+/// What the start of the machine has found.
+pub struct Boot {
+    /// The boot archive (module 0).
+    pub archive: Option<&'static [u8]>,
+    /// The root image where it is not part of module 0.
+    pub root: Option<&'static [u8]>,
+    /// Whether the command line asks for kernel messages on the serial port.
+    pub log_level: Option<log::LevelFilter>,
+}
+
+/// Physical memory that holds files: the root image and module 0. Never allocated, never written.
+struct Images {
+    root: PhysRange,
+    module: PhysRange,
+}
+
+static IMAGES: Once<Images> = Once::new();
+
+/// Whether the frame belongs to the kernel's image or to files in memory rather than to the
+/// allocator: such frames are neither counted nor freed.
+pub fn is_image_frame(frame: Frame) -> bool {
+    let Some(images) = IMAGES.get() else { return false };
+    let at = frame.0 * frames::FRAME_SIZE;
+    [images.root, images.module, paging::kernel_range()]
+        .iter()
+        .any(|range| (range.start & !0xfff) <= at && at < range.end)
+}
+
+/// The frame at this page-aligned offset of the root image.
+pub fn image_frame(offset: usize) -> Option<Frame> {
+    let images = IMAGES.get()?;
+    let image = if images.root.is_empty() { images.module } else { images.root };
+    let at = image.start + offset as u64;
+    (at.is_multiple_of(frames::FRAME_SIZE) && at < image.end)
+        .then_some(Frame(at / frames::FRAME_SIZE))
+}
+
+/// Brings the first processor and its memory up. Runs on the boot stack and page tables.
+///
+/// # Errors
+/// A line for the user where the machine cannot be used.
+pub fn start(start_info: u64) -> Result<Boot, &'static str> {
+    let info = BootInfo::read(start_info)?;
+    let kernel = paging::kernel_range();
+    let line = core::str::from_utf8(info.command_line).unwrap_or_default();
+    let word = |key: &str| {
+        let mut words = line.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    };
+    let root = match word("root") {
+        None => PhysRange::EMPTY,
+        Some(value) => {
+            let (start, len) = value.split_once(',').ok_or("root=ADDRESS,LENGTH is malformed")?;
+            let start = number(start).ok_or("root= has a malformed address")?;
+            let len = number(len).ok_or("root= has a malformed length")?;
+            PhysRange::new(start, start.saturating_add(len))
+        }
+    };
+    let module = info.module.unwrap_or(PhysRange::EMPTY);
+    for image in [root, module] {
+        let inside = |range: &PhysRange| range.start <= image.start && image.end <= range.end;
+        if !image.is_empty() && !info.ram().iter().any(inside) {
+            return Err("too little memory for the program's files: give the machine more with -m");
+        }
+    }
+    if [root, module].iter().any(|image| image.overlaps(kernel)) || root.overlaps(module) {
+        return Err("too little memory: kernel and files overlap, give the machine more with -m");
+    }
+    IMAGES.call_once(|| Images { root, module });
+    let fresh = match word("fresh") {
+        Some("zero") => FreshMemory::Zeroed,
+        _ => FreshMemory::Unknown,
+    };
+    let page =
+        |range: PhysRange| PhysRange::new(range.start & !0xfff, (range.end + 0xfff) & !0xfff);
+    let mut reserved = [page(kernel), page(root), page(module)];
+    reserved.sort_unstable_by_key(|range| range.start);
+    frames::init(info.ram(), &reserved, fresh)?;
+    paging::init(info.ram()).map_err(|_| "too little memory for page tables")?;
+    cpu::init(0)?;
+    apic::init().map_err(|_| "too little memory for device mappings")?;
+    clock::init(word("tsc_khz").and_then(number));
+    for device in info.parameters("virtio_mmio.device") {
+        virtio::found(device);
+    }
+    let log_level = word("log").map(|level| match level {
+        "error" => log::LevelFilter::Error,
+        "warn" => log::LevelFilter::Warn,
+        "info" => log::LevelFilter::Info,
+        "debug" => log::LevelFilter::Debug,
+        "trace" => log::LevelFilter::Trace,
+        _ => log::LevelFilter::Off,
+    });
+    let slice = |range: PhysRange| {
+        if range.is_empty() { None } else { paging::phys_slice(range) }
+    };
+    Ok(Boot { archive: slice(module), root: slice(root), log_level })
+}
+
+/// A decimal or `0x` hexadecimal number.
+fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}

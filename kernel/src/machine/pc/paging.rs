@@ -1,0 +1,558 @@
+//! Page tables: the kernel's half, and the [`PageTable`] of each process.
+//!
+//! | from | what | pages |
+//! |---|---|---|
+//! | `0x0000_0000_0000_1000` | application, to `0x7fff_ffff_f000` | 4 KiB |
+//! | [`DIRECT_MAP`] | all RAM, read-write | 2 MiB |
+//! | [`KERNEL_STACKS`] | kernel stacks with guard pages | 4 KiB |
+//! | [`DEVICES`] | device registers, uncached | 4 KiB |
+//! | [`KERNEL_BASE`] | kernel image, each segment with its own rights | 4 KiB |
+//!
+//! The kernel's half is the same in every table: its top-level entries are made at boot and copied
+//! into each new table, and never change after.
+//!
+//! Application pages are supervisor pages here, as everything runs at CPL 0; [`APPLICATION`] is the
+//! one place that says so. A change to a process' table flushes this processor's stale translations
+//! before the page is given back.
+
+use alloc::vec::Vec;
+use core::{
+    mem::ManuallyDrop,
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use hx_syscalls::{
+    mm::{Entry, PageTable, Protection},
+    page::{OutOfMemory, Page},
+    platform::Frame,
+    user::UserAddr,
+};
+use spin::Once;
+use x86_64::{
+    PhysAddr, VirtAddr,
+    instructions::tlb,
+    registers::control::{Cr3, Cr3Flags},
+    structures::paging::PhysFrame,
+};
+
+use crate::memory::{
+    PhysRange,
+    frames::{self, FRAME_SIZE, Purpose},
+};
+
+/// Link address of physical address 0: the kernel's image.
+pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
+/// All physical memory.
+pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// Kernel stacks.
+pub const KERNEL_STACKS: u64 = 0xffff_c000_0000_0000;
+/// Device registers.
+pub const DEVICES: u64 = 0xffff_c100_0000_0000;
+/// The lowest address of the kernel's half.
+pub const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+
+const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
+const UNCACHED: u64 = 1 << 4 | 1 << 3;
+const ACCESSED: u64 = 1 << 5;
+const DIRTY: u64 = 1 << 6;
+const LARGE: u64 = 1 << 7;
+/// Ignored by the processor: mapped without read permission, so not present, but owning a page.
+const PARKED: u64 = 1 << 9;
+const NO_EXECUTE: u64 = 1 << 63;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Extra bits of every application page and of the tables above it. A machine that runs the
+/// application at CPL 3 sets [`USER`].
+const APPLICATION: u64 = 0;
+const _: u64 = USER;
+
+type Table = [AtomicU64; 512];
+
+unsafe extern "C" {
+    static __text_start: u8;
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __kernel_end: u8;
+}
+
+/// Where the direct map has physical address `phys`.
+pub fn phys_to_virt(phys: u64) -> *mut u8 {
+    (DIRECT_MAP + phys) as *mut u8
+}
+
+/// The physical address behind one of the direct map or the kernel image.
+pub fn virt_to_phys(virt: u64) -> u64 {
+    if virt >= KERNEL_BASE { virt - KERNEL_BASE } else { virt - DIRECT_MAP }
+}
+
+/// The bytes of a physical range of boot data, as far as the boot page tables map them.
+pub fn phys_slice(range: PhysRange) -> Option<&'static [u8]> {
+    if range.is_empty() {
+        return Some(&[]);
+    }
+    if range.end > 1 << 30 && KERNEL_PML4.get().is_none() {
+        return None;
+    }
+    // SAFETY: the range is mapped by the boot tables or the direct map, and what the boot loader
+    // left there is not written while the kernel reads it: its users reserve it.
+    Some(unsafe { core::slice::from_raw_parts(phys_to_virt(range.start), range.len() as usize) })
+}
+
+/// The range of physical memory that the kernel's image takes.
+pub fn kernel_range() -> PhysRange {
+    // SAFETY: only the symbols' addresses are taken.
+    let (start, end) =
+        unsafe { ((&raw const __text_start) as u64, (&raw const __kernel_end) as u64) };
+    PhysRange::new(virt_to_phys(start), virt_to_phys(end))
+}
+
+static KERNEL_PML4: Once<u64> = Once::new();
+
+fn table(phys: u64) -> &'static Table {
+    // SAFETY: page table frames are mapped in the direct map for as long as they are in use, and
+    // the processor and the kernel access their entries as atomics only.
+    unsafe { &*phys_to_virt(phys).cast::<Table>() }
+}
+
+fn index(address: u64, level: u32) -> usize {
+    (address >> (12 + 9 * level)) as usize & 511
+}
+
+fn new_table() -> Result<u64, OutOfMemory> {
+    let frame = frames::alloc_zeroed(Purpose::Kernel).ok_or(OutOfMemory)?;
+    Ok(frame.0 * FRAME_SIZE)
+}
+
+/// The table of level `level - 1` that covers `address`, made if missing.
+fn descend(entry: &AtomicU64, extra: u64) -> Result<&'static Table, OutOfMemory> {
+    let value = entry.load(Ordering::Relaxed);
+    if value & PRESENT != 0 {
+        debug_assert_eq!(value & LARGE, 0);
+        return Ok(table(value & ADDRESS));
+    }
+    let new = new_table()?;
+    entry.store(new | PRESENT | WRITABLE | extra, Ordering::Release);
+    Ok(table(new))
+}
+
+/// The entry of the lowest level for `address`, tables made on the way.
+fn leaf(root: u64, address: u64, extra: u64) -> Result<&'static AtomicU64, OutOfMemory> {
+    let mut level = table(root);
+    for depth in (1..4).rev() {
+        level = descend(&level[index(address, depth)], extra)?;
+    }
+    Ok(&level[index(address, 0)])
+}
+
+/// The entry of the lowest level for `address`, if the tables are there.
+fn find(root: u64, address: u64) -> Option<&'static AtomicU64> {
+    let mut level = table(root);
+    for depth in (1..4).rev() {
+        let value = level[index(address, depth)].load(Ordering::Relaxed);
+        if value & PRESENT == 0 || value & LARGE != 0 {
+            return None;
+        }
+        level = table(value & ADDRESS);
+    }
+    Some(&level[index(address, 0)])
+}
+
+fn kernel_flags(protection: Protection) -> u64 {
+    let mut flags = PRESENT;
+    if protection.contains(Protection::WRITE) {
+        flags |= WRITABLE;
+    }
+    if !protection.contains(Protection::EXEC) {
+        flags |= NO_EXECUTE;
+    }
+    flags
+}
+
+/// Builds the kernel's page tables and switches to them. The frame allocator is ready.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
+    let root = new_table()?;
+    // The direct map, in 2 MiB pages.
+    for range in ram {
+        let mut at = range.start & !0x1f_ffff;
+        while at < range.end {
+            let mut level = table(root);
+            for depth in (2..4).rev() {
+                level = descend(&level[index(DIRECT_MAP + at, depth)], 0)?;
+            }
+            let entry = &level[index(DIRECT_MAP + at, 1)];
+            entry.store(at | PRESENT | WRITABLE | LARGE | NO_EXECUTE, Ordering::Relaxed);
+            at += 2 << 20;
+        }
+    }
+    // The first MiB too: firmware tables and the start_info lie there.
+    let mut level = table(root);
+    for depth in (2..4).rev() {
+        level = descend(&level[index(DIRECT_MAP, depth)], 0)?;
+    }
+    level[index(DIRECT_MAP, 1)].store(PRESENT | WRITABLE | LARGE | NO_EXECUTE, Ordering::Relaxed);
+
+    // SAFETY: only the symbols' addresses are taken.
+    let [text, text_end, rodata_end, end] = unsafe {
+        [
+            &raw const __text_start,
+            &raw const __text_end,
+            &raw const __rodata_end,
+            &raw const __kernel_end,
+        ]
+    }
+    .map(|symbol| symbol as u64);
+    let segments = [
+        (text..text_end, Protection::READ | Protection::EXEC),
+        (text_end..rodata_end, Protection::READ),
+        (rodata_end..end, Protection::READ | Protection::WRITE),
+    ];
+    for (range, protection) in segments {
+        for at in range.step_by(FRAME_SIZE as usize) {
+            leaf(root, at, 0)?
+                .store(virt_to_phys(at) | kernel_flags(protection), Ordering::Relaxed);
+        }
+    }
+    // The areas that grow later: their top-level entries exist from now on.
+    for area in [KERNEL_STACKS, DEVICES] {
+        descend(&table(root)[index(area, 3)], 0)?;
+    }
+    // SAFETY: the new tables map the running code, its stack (in the image's data) and all of the
+    // direct map as the boot tables did.
+    unsafe { load_root(root) };
+    KERNEL_PML4.call_once(|| root);
+    Ok(())
+}
+
+/// # Safety
+/// `root` is a table that has the kernel's half, and stays allocated while it is loaded.
+unsafe fn load_root(root: u64) {
+    let frame = PhysFrame::containing_address(PhysAddr::new(root));
+    // SAFETY: by the caller.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}
+
+fn kernel_root() -> u64 {
+    *KERNEL_PML4.get().expect("paging::init comes first")
+}
+
+/// Maps a page of the kernel's own at `at`, in one of the growing areas.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn map_kernel_page(at: u64, frame: Frame, protection: Protection) -> Result<(), OutOfMemory> {
+    let entry = leaf(kernel_root(), at, 0)?;
+    entry.store(frame.0 * FRAME_SIZE | kernel_flags(protection), Ordering::Release);
+    Ok(())
+}
+
+/// Unmaps a page of [`map_kernel_page`] and gives its frame.
+pub fn unmap_kernel_page(at: u64) -> Option<Frame> {
+    let value = find(kernel_root(), at)?.swap(0, Ordering::AcqRel);
+    tlb::flush(VirtAddr::new(at));
+    (value & PRESENT != 0).then(|| Frame((value & ADDRESS) / FRAME_SIZE))
+}
+
+/// Whether a stack frame at `address` can be read: it lies in the image's data (the boot stack) or
+/// on a mapped kernel stack.
+pub fn is_mapped_stack(address: u64) -> bool {
+    let image = kernel_range();
+    let in_image = address >= KERNEL_BASE && {
+        let phys = virt_to_phys(address);
+        image.start <= phys && phys + 16 <= image.end
+    };
+    let on_stack = || {
+        let root = KERNEL_PML4.get()?;
+        Some(find(*root, address)?.load(Ordering::Relaxed) & PRESENT != 0)
+    };
+    in_image || (address < DEVICES && address >= KERNEL_STACKS && on_stack() == Some(true))
+}
+
+static NEXT_DEVICE: AtomicU64 = AtomicU64::new(DEVICES);
+
+/// Maps `len` bytes of device registers at physical address `phys`.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn map_device(phys: u64, len: u64) -> Result<*mut u8, OutOfMemory> {
+    let first = phys & !(FRAME_SIZE - 1);
+    let size = (phys + len).next_multiple_of(FRAME_SIZE) - first;
+    let at = NEXT_DEVICE.fetch_add(size, Ordering::Relaxed);
+    for offset in (0..size).step_by(FRAME_SIZE as usize) {
+        let entry = leaf(kernel_root(), at + offset, 0)?;
+        let flags = kernel_flags(Protection::READ | Protection::WRITE) | UNCACHED;
+        entry.store((first + offset) | flags, Ordering::Release);
+    }
+    Ok((at + phys - first) as *mut u8)
+}
+
+/// A process' page table.
+pub struct ProcessTable {
+    root: u64,
+}
+
+/// How many pages a batch flushes one by one; more are flushed by reloading CR3.
+const SINGLE_FLUSHES: usize = 32;
+
+impl ProcessTable {
+    /// With the kernel's half only.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new() -> Result<Self, OutOfMemory> {
+        let root = new_table()?;
+        let (new, kernel) = (table(root), table(kernel_root()));
+        for index in 256..512 {
+            new[index].store(kernel[index].load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Ok(Self { root })
+    }
+
+    fn flags(protection: Protection) -> u64 {
+        // x86 has no write-only or execute-only pages without protection keys: any right makes a
+        // page readable, as under Linux.
+        if protection.is_empty() { PARKED } else { kernel_flags(protection) | APPLICATION }
+    }
+
+    fn protection(value: u64) -> Protection {
+        let mut protection = Protection::empty();
+        if value & PRESENT != 0 {
+            protection |= Protection::READ;
+            protection.set(Protection::WRITE, value & WRITABLE != 0);
+            protection.set(Protection::EXEC, value & NO_EXECUTE == 0);
+        }
+        protection
+    }
+
+    /// Calls `visit` with each leaf entry of `range` that owns a page, skipping missing tables.
+    fn walk(&self, range: Range<UserAddr>, mut visit: impl FnMut(u64, &'static AtomicU64)) {
+        let (mut at, end) = (range.start.0, range.end.0);
+        while at < end {
+            let mut level = table(self.root);
+            let mut depth = 3;
+            loop {
+                let entry = &level[index(at, depth)];
+                let value = entry.load(Ordering::Relaxed);
+                if depth == 0 {
+                    if value & (PRESENT | PARKED) != 0 {
+                        visit(at, entry);
+                    }
+                    at += FRAME_SIZE;
+                    break;
+                }
+                if value & PRESENT == 0 {
+                    let span = 1u64 << (12 + 9 * depth);
+                    at = (at & !(span - 1)).saturating_add(span);
+                    break;
+                }
+                level = table(value & ADDRESS);
+                depth -= 1;
+                if depth == 0 {
+                    // Stay in this table for as long as the range does.
+                    let table_end = ((at >> 21) + 1) << 21;
+                    while at < end.min(table_end) {
+                        let entry = &level[index(at, 0)];
+                        if entry.load(Ordering::Relaxed) & (PRESENT | PARKED) != 0 {
+                            visit(at, entry);
+                        }
+                        at += FRAME_SIZE;
+                    }
+                    break;
+                }
+            }
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        Cr3::read().0.start_address().as_u64() == self.root
+    }
+
+    fn flush_one(&self, at: u64) {
+        if self.is_active() {
+            tlb::flush(VirtAddr::new(at));
+        }
+    }
+}
+
+/// Stale translations of one table, flushed together.
+struct Flush<'a> {
+    table: &'a ProcessTable,
+    pages: [u64; SINGLE_FLUSHES],
+    count: usize,
+}
+
+impl<'a> Flush<'a> {
+    fn new(table: &'a ProcessTable) -> Self {
+        Self { table, pages: [0; SINGLE_FLUSHES], count: 0 }
+    }
+
+    fn add(&mut self, at: u64) {
+        if let Some(page) = self.pages.get_mut(self.count) {
+            *page = at;
+        }
+        self.count += 1;
+    }
+
+    fn now(&mut self) {
+        if self.count == 0 || !self.table.is_active() {
+        } else if self.count <= SINGLE_FLUSHES {
+            for page in &self.pages[..self.count] {
+                tlb::flush(VirtAddr::new(*page));
+            }
+        } else {
+            tlb::flush_all();
+        }
+        self.count = 0;
+    }
+}
+
+/// What an entry says, without taking a reference to its page.
+fn entry_of(value: u64) -> ManuallyDrop<Entry> {
+    ManuallyDrop::new(Entry {
+        page: Page::from_raw(Frame((value & ADDRESS) / FRAME_SIZE)),
+        protection: ProcessTable::protection(value),
+        dirty: value & DIRTY != 0,
+        accessed: value & ACCESSED != 0,
+    })
+}
+
+impl PageTable for ProcessTable {
+    fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory> {
+        let entry = leaf(self.root, at.0, APPLICATION)?;
+        debug_assert_eq!(entry.load(Ordering::Relaxed) & (PRESENT | PARKED), 0);
+        entry.store(page.into_raw().0 * FRAME_SIZE | Self::flags(protection), Ordering::Release);
+        Ok(())
+    }
+
+    fn replace(
+        &self,
+        at: UserAddr,
+        page: Page,
+        protection: Protection,
+    ) -> Result<Option<Page>, OutOfMemory> {
+        let entry = leaf(self.root, at.0, APPLICATION)?;
+        let new = page.into_raw().0 * FRAME_SIZE | Self::flags(protection);
+        let old = entry.swap(new, Ordering::AcqRel);
+        if old & PRESENT != 0 {
+            self.flush_one(at.0);
+        }
+        let owned = old & (PRESENT | PARKED) != 0;
+        Ok(owned.then(|| Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE))))
+    }
+
+    fn get(&self, at: UserAddr) -> Option<Entry> {
+        let value = find(self.root, at.0)?.load(Ordering::Relaxed);
+        (value & (PRESENT | PARKED) != 0).then(|| Entry::clone(&entry_of(value)))
+    }
+
+    fn unmap(&self, range: Range<UserAddr>) -> usize {
+        let mut unmapped = 0;
+        let mut flush = Flush::new(self);
+        let mut pages: [Option<Page>; 64] = [const { None }; 64];
+        let mut count = 0;
+        self.walk(range, |at, entry| {
+            let old = entry.swap(0, Ordering::AcqRel);
+            if old & PRESENT != 0 {
+                flush.add(at);
+            }
+            pages[count] = Some(Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE)));
+            count += 1;
+            unmapped += 1;
+            if count == pages.len() {
+                flush.now();
+                pages[..count].fill(None);
+                count = 0;
+            }
+        });
+        flush.now();
+        unmapped
+    }
+
+    fn protect(&self, range: Range<UserAddr>, change: &mut dyn FnMut(&Entry) -> Protection) {
+        let mut flush = Flush::new(self);
+        self.walk(range, |at, entry| {
+            let old = entry.load(Ordering::Relaxed);
+            let flags = Self::flags(change(&entry_of(old)));
+            let new = old & (ADDRESS | ACCESSED | DIRTY) | flags;
+            if new != old {
+                entry.store(new, Ordering::Release);
+                if old & PRESENT != 0 {
+                    flush.add(at);
+                }
+            }
+        });
+        flush.now();
+    }
+
+    fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &Entry)) {
+        self.walk(range, |at, entry| {
+            visit(UserAddr(at), &entry_of(entry.load(Ordering::Relaxed)));
+        });
+    }
+
+    fn relocate(&self, from: Range<UserAddr>, to: UserAddr) -> Result<(), OutOfMemory> {
+        let mut flush = Flush::new(self);
+        let mut result = Ok(());
+        self.walk(from.start..from.end, |at, entry| {
+            if result.is_ok() {
+                match leaf(self.root, at - from.start.0 + to.0, APPLICATION) {
+                    Ok(target) => {
+                        target.store(entry.swap(0, Ordering::AcqRel), Ordering::Release);
+                        flush.add(at);
+                    }
+                    Err(error) => result = Err(error),
+                }
+            }
+        });
+        flush.now();
+        result
+    }
+
+    fn activate(&self) {
+        if !self.is_active() {
+            // SAFETY: the table has the kernel's half, and is freed only when it is not loaded
+            // (see `drop`).
+            unsafe { load_root(self.root) };
+        }
+    }
+
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}
+
+impl Drop for ProcessTable {
+    fn drop(&mut self) {
+        if self.is_active() {
+            // SAFETY: the kernel's own table lives for ever.
+            unsafe { load_root(kernel_root()) };
+        }
+        self.unmap(UserAddr(0)..UserAddr(KERNEL_HALF_START_OF_GAP));
+        let mut tables = Vec::new();
+        collect_tables(self.root, 3, &mut tables);
+        for phys in tables {
+            frames::release(Frame(phys / FRAME_SIZE));
+        }
+    }
+}
+
+/// One past the last address of the low half.
+const KERNEL_HALF_START_OF_GAP: u64 = 1 << 47;
+
+fn collect_tables(phys: u64, level: u32, into: &mut Vec<u64>) {
+    if level > 0 {
+        let entries = if level == 3 { 256 } else { 512 };
+        for entry in &table(phys)[..entries] {
+            let value = entry.load(Ordering::Relaxed);
+            if value & PRESENT != 0 {
+                collect_tables(value & ADDRESS, level - 1, into);
+            }
+        }
+    }
+    into.push(phys);
+}

@@ -1,0 +1,435 @@
+//! Entering and leaving the kernel: exceptions, interrupts and the `syscall` instruction.
+//!
+//! # Stacks
+//!
+//! A trap arrives on an interrupt stack. Its frame is copied at once to where the handler runs: the
+//! top of the thread's kernel stack if the application was interrupted, below the interrupted stack
+//! pointer if the kernel was (its code is built without a red zone). Whether it was the application
+//! is told by the instruction pointer: at one privilege level the code segment says nothing.
+//!
+//! # Interrupts
+//!
+//! The kernel runs with interrupts off. They are on in the application and while a processor idles,
+//! so a handler never finds a lock taken by the code that it interrupted. A fault inside the kernel
+//! is either one in a copy from or to application memory, which the exception table recovers, or a
+//! bug.
+//!
+//! # `syscall`
+//!
+//! At CPL 0 the instruction works as at CPL 3 (rcx = return address, r11 = flags), but `sysret` would
+//! return to CPL 3. So the way back restores the flags but for IF, changes to the application's stack
+//! and ends in `sti; jmp rcx`: `sti` takes effect after the jump, so no interrupt arrives while rip
+//! is the kernel's and rsp the application's. Nothing is ever pushed on the application's stack.
+
+use core::arch::global_asm;
+
+use hx_syscalls::task::UserRegs;
+use x86_64::registers::control::Cr2;
+
+use super::{
+    descriptors::{CODE_SELECTOR, DATA_SELECTOR},
+    paging::KERNEL_HALF,
+};
+use crate::trap::{self, Exception, PageFault};
+
+/// Interrupts from devices start here; below are the processor's exceptions.
+pub const FIRST_INTERRUPT: u8 = 32;
+
+const STUB_LEN: usize = 16;
+
+global_asm!(
+    r#"
+    .section .text.entry, "ax", @progbits
+
+    // One stub for each vector: the error code (0 where the processor pushes none), the vector.
+    .balign 16
+    .global trap_stubs
+trap_stubs:
+    .set vector, 0
+    .rept 256
+    .balign {stub_len}
+    .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
+    .else
+    push 0
+    .endif
+    push vector
+    jmp trap_common
+    .set vector, vector + 1
+    .endr
+
+    .balign 16
+trap_common:
+    push rax
+    push rcx
+    push rdx
+    // rsp: 0 rdx, 8 rcx, 16 rax, 24 vector, 32 error, 40 rip, 48 cs, 56 rflags, 64 rsp, 72 ss
+    cld
+    mov rdx, rsp
+    mov rax, [rdx + 40]
+    test rax, rax
+    js 2f
+    mov rsp, gs:[{kernel_stack}]
+    jmp 3f
+2:  // NMI, double fault and machine check may come anywhere: they stay on their own stacks.
+    mov rax, [rdx + 24]
+    cmp eax, 2
+    je 4f
+    cmp eax, 8
+    je 4f
+    cmp eax, 18
+    je 4f
+    mov rsp, [rdx + 64]
+    and rsp, -16
+    jmp 3f
+4:  and rsp, -16
+3:  push [rdx + 72]
+    push [rdx + 64]
+    push [rdx + 56]
+    push [rdx + 48]
+    push [rdx + 40]
+    push -1
+    push rdi
+    push rsi
+    push [rdx]
+    push [rdx + 8]
+    push [rdx + 16]
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    mov rsi, [rdx + 24]
+    mov rdx, [rdx + 32]
+    sub rsp, 8
+    call {trap}
+    add rsp, 8
+
+    // All registers from the frame at rsp, whatever they are.
+    .global return_by_iret
+return_by_iret:
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    add rsp, 8
+    mov qword ptr [rsp + 8], {code}
+    mov qword ptr [rsp + 32], {data}
+    iretq
+
+    .balign 16
+    .global syscall_entry
+syscall_entry:
+    mov gs:[{user_rsp}], rsp
+    mov rsp, gs:[{kernel_stack}]
+    push {linux_data}
+    push gs:[{user_rsp}]
+    push r11
+    push {linux_code}
+    push rcx
+    push rax
+    push rdi
+    push rsi
+    push rdx
+    push rcx
+    push rax
+    push r8
+    push r9
+    push r10
+    push r11
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    sub rsp, 8
+    call {syscall}
+    add rsp, 8
+    test al, al
+    jz return_by_iret
+    // rcx and r11 hold rip and the flags: leave by a jump.
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    add rsp, 8
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    add rsp, 8
+    pop rdx
+    pop rsi
+    pop rdi
+    mov rcx, [rsp + 8]
+    mov r11, [rsp + 24]
+    push r11
+    and qword ptr [rsp], ~0x200
+    popfq
+    mov rsp, [rsp + 32]
+    sti
+    jmp rcx
+
+    // The first return of a new thread: its registers are at rsp.
+    .balign 16
+    .global thread_first_return
+thread_first_return:
+    sub rsp, 8
+    call {finish_switch}
+    add rsp, 8
+    jmp return_by_iret
+
+    // switch_stacks(save: *mut u64 in rdi, load: u64 in rsi)
+    .balign 16
+    .global switch_stacks
+switch_stacks:
+    push rbp
+    push rbx
+    push r12
+    push r13
+    push r14
+    push r15
+    mov [rdi], rsp
+    mov rsp, rsi
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbx
+    pop rbp
+    ret
+
+    // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes not copied.
+    // Whole words first; the fault of a word is retried by bytes, so that all that can be copied is.
+    .balign 16
+    .global copy_recoverable
+copy_recoverable:
+    mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
+10: rep movsq
+11: mov ecx, edx
+12: rep movsb
+13: mov rax, rcx
+    ret
+14: lea rcx, [rcx * 8 + rdx]
+    jmp 12b
+
+    // zero_recoverable(to in rdi, len in rsi) -> bytes not zeroed.
+    .balign 16
+    .global zero_recoverable
+zero_recoverable:
+    xor eax, eax
+    mov rcx, rsi
+    shr rcx, 3
+    and esi, 7
+20: rep stosq
+    mov ecx, esi
+21: rep stosb
+22: mov rax, rcx
+    ret
+23: lea rcx, [rcx * 8 + rsi]
+    jmp 21b
+
+    // compare_exchange_recoverable(at in rdi, expected in esi, new in edx) -> found, or -1.
+    .balign 16
+    .global compare_exchange_recoverable
+compare_exchange_recoverable:
+    mov eax, esi
+30: lock cmpxchg [rdi], edx
+    ret
+31: mov rax, -1
+    ret
+
+    // load_recoverable(at in rdi) -> found, or -1.
+    .balign 16
+    .global load_recoverable
+load_recoverable:
+32: mov eax, [rdi]
+    ret
+
+    .section .exception_table, "a", @progbits
+    .quad 10b, 14b
+    .quad 12b, 13b
+    .quad 20b, 23b
+    .quad 21b, 22b
+    .quad 30b, 31b
+    .quad 32b, 31b
+    .text
+    "#,
+    stub_len = const STUB_LEN,
+    kernel_stack = const super::cpu::KERNEL_STACK_OFFSET,
+    user_rsp = const super::cpu::USER_RSP_OFFSET,
+    code = const CODE_SELECTOR,
+    data = const DATA_SELECTOR,
+    // What a program sees of its segments, in signal frames: Linux's selectors.
+    linux_code = const 0x33,
+    linux_data = const 0x2b,
+    trap = sym trap_entry,
+    syscall = sym syscall_entry_rust,
+    finish_switch = sym crate::sched::finish_switch,
+);
+
+unsafe extern "C" {
+    static trap_stubs: [u8; 256 * STUB_LEN];
+    static __exception_table_start: [u64; 2];
+    static __exception_table_end: [u64; 2];
+    fn copy_recoverable(to: *mut u8, from: *const u8, len: usize) -> usize;
+    fn zero_recoverable(to: *mut u8, len: usize) -> usize;
+    fn compare_exchange_recoverable(at: u64, expected: u32, new: u32) -> u64;
+    fn load_recoverable(at: u64) -> u64;
+    /// Entry point for LSTAR.
+    pub fn syscall_entry();
+    fn thread_first_return();
+    fn switch_stacks(save: *mut u64, load: u64);
+}
+
+/// Address of a vector's stub, for its gate.
+pub fn stub_address(vector: usize) -> u64 {
+    // SAFETY: only the symbol's address is taken.
+    let base = unsafe { (&raw const trap_stubs) as u64 };
+    base + (vector * STUB_LEN) as u64
+}
+
+/// Where the interrupted code belongs.
+fn is_application(regs: &UserRegs) -> bool {
+    regs.rip < KERNEL_HALF
+}
+
+extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
+    let vector = vector as u8;
+    if is_application(regs) {
+        regs.cs = 0x33;
+        regs.ss = 0x2b;
+        if vector >= FIRST_INTERRUPT {
+            super::apic::acknowledge(vector);
+            trap::interrupt(regs);
+        } else {
+            trap::exception(regs, Exception { vector, error, address: fault_address() });
+        }
+        return;
+    }
+    match vector {
+        FIRST_INTERRUPT.. => super::apic::acknowledge(vector),
+        14 => {
+            let address = fault_address();
+            let fault = PageFault::new(address, error);
+            if !trap::kernel_page_fault(&fault) {
+                match recovery(regs.rip) {
+                    Some(target) => regs.rip = target,
+                    None => crate::panic::fatal_exception(vector, error, address, regs),
+                }
+            }
+        }
+        _ => crate::panic::fatal_exception(vector, error, fault_address(), regs),
+    }
+}
+
+/// CR2: the address of the latest page fault.
+fn fault_address() -> u64 {
+    Cr2::read_raw()
+}
+
+/// Where to go on after a fault at kernel address `rip`, if the fault is one that was reckoned with.
+fn recovery(rip: u64) -> Option<u64> {
+    // SAFETY: the linker script puts the table's pairs between the two symbols.
+    let table = unsafe {
+        let start = &raw const __exception_table_start;
+        let end = &raw const __exception_table_end;
+        core::slice::from_raw_parts(start, end.offset_from(start) as usize)
+    };
+    table.iter().find(|[at, _]| *at == rip).map(|[_, target]| *target)
+}
+
+/// Gives whether the application can be returned to by the jump: its rcx and r11 are expendable.
+extern "C" fn syscall_entry_rust(regs: &mut UserRegs) -> bool {
+    const TRAP_FLAG: u64 = 1 << 8;
+    trap::system_call(regs);
+    regs.rcx == regs.rip && regs.r11 == regs.rflags && regs.rflags & TRAP_FLAG == 0
+}
+
+/// Copies `len` bytes where either side may be application memory; gives how many were copied.
+///
+/// # Safety
+/// The side that is the kernel's must be valid for `len` bytes, and the application's must have been
+/// checked to lie in its half.
+pub unsafe fn copy_user(to: *mut u8, from: *const u8, len: usize) -> usize {
+    // SAFETY: by the caller; faults on the application's side are recovered.
+    len - unsafe { copy_recoverable(to, from, len) }
+}
+
+/// Zeros application memory; gives how many bytes were zeroed.
+///
+/// # Safety
+/// The range must have been checked to lie in the application's half.
+pub unsafe fn zero_user(to: u64, len: usize) -> usize {
+    // SAFETY: by the caller; faults are recovered.
+    len - unsafe { zero_recoverable(to as *mut u8, len) }
+}
+
+/// Compares and exchanges a word of application memory; `None` on a fault.
+///
+/// # Safety
+/// The address must have been checked to lie in the application's half, and be aligned.
+pub unsafe fn compare_exchange_user(at: u64, expected: u32, new: u32) -> Option<u32> {
+    // SAFETY: by the caller; faults are recovered.
+    let found = unsafe { compare_exchange_recoverable(at, expected, new) };
+    u32::try_from(found).ok()
+}
+
+/// Loads a word of application memory; `None` on a fault.
+///
+/// # Safety
+/// As [`compare_exchange_user`].
+pub unsafe fn load_user(at: u64) -> Option<u32> {
+    // SAFETY: by the caller; faults are recovered.
+    let found = unsafe { load_recoverable(at) };
+    u32::try_from(found).ok()
+}
+
+/// Prepares a new thread's kernel stack (its top in `stack_top`) so that [`switch_to`] makes it start
+/// in the application with `regs`; gives the stack pointer to switch to.
+///
+/// # Safety
+/// The stack is mapped and unused.
+pub unsafe fn prepare_stack(stack_top: u64, regs: &UserRegs) -> u64 {
+    let frame = stack_top - size_of::<UserRegs>() as u64;
+    // The return address and six callee-saved registers that `switch_stacks` pops.
+    let saved = frame - 7 * 8;
+    // SAFETY: by the caller, both lie within the unused stack.
+    unsafe {
+        (frame as *mut UserRegs).write(*regs);
+        (saved as *mut [u64; 7]).write([0, 0, 0, 0, 0, 0, thread_first_return as *const () as u64]);
+    }
+    saved
+}
+
+/// Changes kernel stacks: saves the present one's pointer in `save` and goes on with `load`.
+///
+/// # Safety
+/// `load` is a pointer that this function saved or [`prepare_stack`] made, of a stack that is not in
+/// use.
+pub unsafe fn switch_to(save: *mut u64, load: u64) {
+    // SAFETY: by the caller.
+    unsafe { switch_stacks(save, load) }
+}
