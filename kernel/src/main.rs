@@ -1,8 +1,100 @@
+//! The Hermix kernel: one virtual machine, one application, one privilege level.
+//!
+//! What a system call *means* lives in `hx-syscalls`; here is what runs it: the machine
+//! ([`machine`]), physical memory ([`memory`]), threads ([`sched`]), and the way between them and the
+//! application ([`trap`]).
 #![no_std]
 #![no_main]
-//! The Hermix kernel.
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+extern crate alloc;
+
+mod events;
+mod log_port;
+mod machine;
+mod memory;
+mod panic;
+mod platform;
+mod random;
+mod sched;
+mod trap;
+mod vdso;
+
+use alloc::{string::ToString, vec::Vec};
+use core::fmt;
+
+use hx_abi::{
+    config::{CONFIG_PATH, RunConfig},
+    cpio,
+    link::{Exit, Record},
+};
+use hx_syscalls::{boot::Archive, platform::Platform};
+
+/// Called by the machine's entry code on the boot stack, with the physical address of the monitor's
+/// hand-over and the time stamp at entry.
+extern "C" fn kernel_main(start_info: u64, entry_tsc: u64) -> ! {
+    match machine::start(start_info) {
+        Ok(boot) => run(&boot, entry_tsc),
+        // Neither heap nor link need be there yet.
+        Err(message) => {
+            use core::fmt::Write;
+            let _ = writeln!(machine::Serial, "{message}");
+            machine::power_off_early()
+        }
+    }
+}
+
+fn run(boot: &machine::Boot, _entry_tsc: u64) -> ! {
+    log_port::init(boot.log_level);
+    hx_syscalls::platform::set_platform(&platform::KERNEL);
+    let Some(archive) = boot.archive else {
+        fatal(format_args!("no boot archive: the kernel is started by hermit-run"));
+    };
+    let config = match find_config(archive) {
+        Ok(config) => config,
+        Err(message) => fatal(format_args!("{message}")),
+    };
+    random::init(config.random_seed);
+    platform::KERNEL
+        .set_realtime_offset_ns(config.realtime_ns.saturating_sub(machine::clock::now_ns()));
+    let archives: Vec<Archive> =
+        boot.root.into_iter().chain([archive]).map(|bytes| Archive { bytes }).collect();
+    match hx_syscalls::boot::boot(config, &archives) {
+        Ok((thread, start)) => {
+            events::deliver_to(thread.process.system.clone());
+            if let Err(errno) = sched::spawn(thread, &start) {
+                fatal(format_args!("the first thread cannot be started: {errno}"));
+            }
+            sched::start()
+        }
+        Err(error) => fatal(format_args!("{error}")),
+    }
+}
+
+fn find_config(archive: &[u8]) -> Result<RunConfig, alloc::string::String> {
+    for entry in cpio::Reader::new(archive) {
+        let entry = entry.map_err(|error| error.to_string())?;
+        if entry.path == CONFIG_PATH.as_bytes() {
+            return RunConfig::decode(entry.data).map_err(|error| error.to_string());
+        }
+    }
+    Err("the boot archive has no run configuration".to_string())
+}
+
+/// Ends the machine as the program has ended.
+fn end(exit: Exit) -> ! {
+    machine::link::transmit(&Record::Exit(exit).to_frame(), &[]);
+    machine::power_off()
+}
+
+/// Ends the machine with one line for the user.
+fn fatal(message: fmt::Arguments<'_>) -> ! {
+    log::error!("{message}");
+    machine::link::transmit(&Record::Fatal(message.to_string()).to_frame(), &[]);
+    machine::power_off()
+}
+
+/// Tells the user something that does not end the run.
+fn warn(message: fmt::Arguments<'_>) {
+    log::warn!("{message}");
+    machine::link::transmit(&Record::Warning(message.to_string()).to_frame(), &[]);
 }

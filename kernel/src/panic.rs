@@ -1,0 +1,75 @@
+//! The kernel's own end: a message with a backtrace, for `hermit-run` to put names to.
+
+use alloc::{format, string::String};
+use core::{
+    fmt::Write,
+    panic::PanicInfo,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use hx_abi::link::Record;
+use hx_syscalls::task::UserRegs;
+
+use crate::machine::{self, KERNEL_BASE, KERNEL_HALF};
+
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+/// Return addresses on the stack whose frame pointer is `rbp`, innermost first.
+fn backtrace(mut rbp: u64, text: &mut String) {
+    for _ in 0..40 {
+        // Frames lie on kernel stacks or the boot stack.
+        if rbp < KERNEL_HALF || !rbp.is_multiple_of(8) || !machine::is_mapped_stack(rbp) {
+            break;
+        }
+        // SAFETY: the address lies on a mapped kernel stack; with frame pointers forced, the saved
+        // rbp and the return address are there.
+        let [next, address] = unsafe { *(rbp as *const [u64; 2]) };
+        if address < KERNEL_BASE {
+            break;
+        }
+        let _ = write!(text, "\n  at [<{address:016x}>]");
+        if next <= rbp {
+            break;
+        }
+        rbp = next;
+    }
+}
+
+/// An exception in the kernel that nothing recovers.
+pub fn fatal_exception(vector: u8, error: u64, address: u64, regs: &UserRegs) -> ! {
+    let what = match vector {
+        14 if crate::memory::stack::is_guard(address) => "kernel stack overflow",
+        14 => "page fault",
+        13 => "general protection fault",
+        8 => "double fault",
+        6 => "invalid instruction",
+        2 => "non-maskable interrupt",
+        18 => "machine check",
+        _ => "exception",
+    };
+    let mut text = format!(
+        "kernel panic: {what} (vector {vector}, error {error:#x}, address {address:#x})\n  at [<{:016x}>]",
+        regs.rip
+    );
+    backtrace(regs.rbp, &mut text);
+    last_words(text)
+}
+
+fn last_words(text: String) -> ! {
+    let _ = writeln!(machine::Serial, "{text}");
+    // SAFETY: nothing else runs any more on this machine.
+    unsafe { machine::link::force_unlock() };
+    machine::link::transmit(&Record::Fatal(text).to_frame(), &[]);
+    machine::power_off()
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        let _ = writeln!(machine::Serial, "panic while panicking: {info}");
+        machine::power_off();
+    }
+    let mut text = format!("kernel panic: {info}");
+    backtrace(machine::frame_pointer(), &mut text);
+    last_words(text)
+}

@@ -1,0 +1,216 @@
+//! The kernel as the platform of the system calls.
+
+use alloc::{boxed::Box, sync::Arc};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hx_abi::link::{Kind, MAX_PAYLOAD, Record, header};
+use hx_syscalls::{
+    Errno,
+    mm::PageTable,
+    page::OutOfMemory,
+    platform::{CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
+    task::Thread,
+    user::UserAddr,
+};
+
+use crate::{
+    events,
+    machine::{self, ProcessTable, clock, phys_to_virt},
+    memory::frames::{self, FRAME_SIZE, Purpose},
+    random, sched, vdso,
+};
+
+/// The one instance.
+pub static KERNEL: Kernel = Kernel { realtime_offset_ns: AtomicU64::new(0) };
+
+/// See the module.
+pub struct Kernel {
+    realtime_offset_ns: AtomicU64,
+}
+
+/// The bytes of part of a frame.
+fn frame_at(frame: Frame, offset: usize) -> *mut u8 {
+    phys_to_virt(frame.0 * FRAME_SIZE + offset as u64)
+}
+
+impl Platform for Kernel {
+    fn monotonic_ns(&self) -> u64 {
+        clock::now_ns()
+    }
+
+    fn realtime_offset_ns(&self) -> u64 {
+        self.realtime_offset_ns.load(Ordering::Relaxed)
+    }
+
+    fn set_realtime_offset_ns(&self, offset: u64) {
+        self.realtime_offset_ns.store(offset, Ordering::Relaxed);
+        vdso::update(offset);
+    }
+
+    fn set_timer(&self, deadline_ns: Option<u64>) {
+        events::set_system_timer(deadline_ns);
+    }
+
+    fn current_handle(&self) -> Arc<dyn ThreadHandle> {
+        sched::current_handle()
+    }
+
+    fn park(&self, deadline_ns: Option<u64>) {
+        sched::park(deadline_ns);
+    }
+
+    fn yield_now(&self) {
+        sched::yield_now();
+    }
+
+    fn spawn(&self, thread: Arc<Thread>, start: ThreadStart) -> Result<(), Errno> {
+        sched::spawn(thread, &start)
+    }
+
+    fn current_cpu(&self) -> usize {
+        machine::this_cpu().index
+    }
+
+    fn tls_bases(&self) -> (u64, u64) {
+        (machine::fs_base(), sched::gs_base())
+    }
+
+    fn set_fs_base(&self, base: u64) {
+        machine::set_fs_base(base);
+    }
+
+    fn set_gs_base(&self, base: u64) {
+        sched::set_gs_base(base);
+    }
+
+    fn save_vector_state(&self, area: &mut [u8]) {
+        sched::with_vector_state(|state| {
+            let len = area.len().min(state.bytes().len());
+            area[..len].copy_from_slice(&state.bytes()[..len]);
+        });
+    }
+
+    fn load_vector_state(&self, area: &[u8]) -> bool {
+        sched::with_vector_state(|state| state.set(area))
+    }
+
+    fn reset_vector_state(&self) {
+        sched::with_vector_state(machine::VectorState::reset);
+    }
+
+    fn alloc_zeroed_frame(&self) -> Option<Frame> {
+        frames::alloc_zeroed(Purpose::Application)
+    }
+
+    fn alloc_frame_copy(&self, from: Frame) -> Option<Frame> {
+        let (frame, _) = frames::alloc_block(0, Purpose::Application)?;
+        // SAFETY: the new frame is nobody else's, the old one is mapped like all memory.
+        unsafe {
+            frame_at(frame, 0).copy_from_nonoverlapping(frame_at(from, 0), FRAME_SIZE as usize);
+        }
+        Some(frame)
+    }
+
+    fn image_frame(&self, offset: usize) -> Option<Frame> {
+        machine::image_frame(offset)
+    }
+
+    fn retain_frame(&self, frame: Frame) {
+        frames::retain(frame);
+    }
+
+    fn release_frame(&self, frame: Frame) {
+        frames::release(frame);
+    }
+
+    fn frame_refs(&self, frame: Frame) -> u32 {
+        frames::ref_count(frame)
+    }
+
+    fn read_frame(&self, frame: Frame, offset: usize, out: &mut [u8]) {
+        // SAFETY: the range lies within the frame. The application may write to it meanwhile; then
+        // the bytes are whatever it wrote, as on any machine.
+        unsafe { out.as_mut_ptr().copy_from_nonoverlapping(frame_at(frame, offset), out.len()) };
+    }
+
+    fn write_frame(&self, frame: Frame, offset: usize, bytes: &[u8]) {
+        // SAFETY: as in `read_frame`.
+        unsafe { frame_at(frame, offset).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    fn zero_frame(&self, frame: Frame, offset: usize, len: usize) {
+        // SAFETY: as in `read_frame`.
+        unsafe { frame_at(frame, offset).write_bytes(0, len) };
+    }
+
+    fn memory_info(&self) -> MemoryInfo {
+        frames::info()
+    }
+
+    fn new_page_table(&self) -> Result<Box<dyn PageTable>, OutOfMemory> {
+        Ok(Box::new(ProcessTable::new()?))
+    }
+
+    fn copy_from_user(&self, from: UserAddr, out: &mut [u8]) -> usize {
+        // SAFETY: `out` is the kernel's, and the range was checked to be the application's.
+        unsafe { machine::copy_user(out.as_mut_ptr(), from.0 as *const u8, out.len()) }
+    }
+
+    fn copy_to_user(&self, to: UserAddr, bytes: &[u8]) -> usize {
+        // SAFETY: as in `copy_from_user`.
+        unsafe { machine::copy_user(to.0 as *mut u8, bytes.as_ptr(), bytes.len()) }
+    }
+
+    fn zero_user(&self, to: UserAddr, len: usize) -> usize {
+        // SAFETY: the range was checked to be the application's.
+        unsafe { machine::zero_user(to.0, len) }
+    }
+
+    fn copy_frame_to_user(&self, frame: Frame, offset: usize, to: UserAddr, len: usize) -> usize {
+        // SAFETY: the range lies within the frame, the other was checked to be the application's.
+        unsafe { machine::copy_user(to.0 as *mut u8, frame_at(frame, offset), len) }
+    }
+
+    fn copy_frame_from_user(
+        &self,
+        frame: Frame,
+        offset: usize,
+        from: UserAddr,
+        len: usize,
+    ) -> usize {
+        // SAFETY: as in `copy_frame_to_user`.
+        unsafe { machine::copy_user(frame_at(frame, offset), from.0 as *const u8, len) }
+    }
+
+    fn compare_exchange_user_u32(&self, at: UserAddr, expected: u32, new: u32) -> Option<u32> {
+        // SAFETY: the address was checked to be the application's, and aligned.
+        unsafe { machine::compare_exchange_user(at.0, expected, new) }
+    }
+
+    fn load_user_u32(&self, at: UserAddr) -> Option<u32> {
+        // SAFETY: as in `compare_exchange_user_u32`.
+        unsafe { machine::load_user(at.0) }
+    }
+
+    fn fill_random(&self, out: &mut [u8]) {
+        random::fill(out);
+    }
+
+    fn cpu_info(&self) -> CpuInfo {
+        machine::cpu_info(1, clock::tsc_khz())
+    }
+
+    fn vdso(&self) -> Option<Vdso> {
+        Some(vdso::image())
+    }
+
+    fn console_write(&self, stream: Kind, bytes: &[u8]) {
+        for chunk in bytes.chunks(MAX_PAYLOAD) {
+            machine::link::transmit(&header(stream, chunk.len()), chunk);
+        }
+    }
+
+    fn send_record(&self, record: &Record) {
+        machine::link::transmit(&record.to_frame(), &[]);
+    }
+}

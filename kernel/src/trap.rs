@@ -1,0 +1,177 @@
+//! What happens on system calls, exceptions and interrupts, whatever the machine.
+
+use hx_syscalls::{
+    Ctx, SysResult,
+    mm::{Access, Fault},
+    table,
+    task::{self, FaultSignal, Next, UserRegs, signal::SignalNumber},
+    user::{USER_END, UserAddr},
+};
+use linux_raw_sys::general as linux;
+
+use crate::{
+    events, machine,
+    sched::{self, Mode},
+};
+
+/// An exception of the processor's (Intel SDM vol. 3 §6.15).
+#[derive(Clone, Copy, Debug)]
+pub struct Exception {
+    /// Its vector, below 32.
+    pub vector: u8,
+    /// Its error code, 0 where it has none.
+    pub error: u64,
+    /// For a page fault: where.
+    pub address: u64,
+}
+
+/// A page fault.
+#[derive(Clone, Copy, Debug)]
+pub struct PageFault {
+    /// The address accessed.
+    pub address: u64,
+    /// How.
+    pub access: Access,
+}
+
+impl PageFault {
+    /// From CR2 and the error code (Intel SDM vol. 3 §4.7).
+    pub fn new(address: u64, error: u64) -> Self {
+        const WRITE: u64 = 1 << 1;
+        const FETCH: u64 = 1 << 4;
+        let access = match error {
+            error if error & FETCH != 0 => Access::Execute,
+            error if error & WRITE != 0 => Access::Write,
+            _ => Access::Read,
+        };
+        Self { address, access }
+    }
+
+    /// Lets the running thread's address space resolve the fault.
+    fn resolve(&self) -> Result<(), Fault> {
+        if self.address >= USER_END {
+            return Err(Fault::NotMapped);
+        }
+        let thread = sched::current_thread().ok_or(Fault::NotMapped)?;
+        thread.mm().handle_fault(UserAddr(self.address), self.access)
+    }
+}
+
+/// Runs the system call that `regs` ask for.
+pub fn system_call(regs: &mut UserRegs) {
+    sched::account(Mode::User);
+    let thread = sched::current_thread().expect("a system call comes from a thread");
+    let number = regs.orig_rax;
+    let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
+    let mut ctx = Ctx { thread, regs };
+    let result = table::dispatch(&mut ctx, number, arguments);
+    go_back(&mut ctx, Some(result));
+}
+
+/// An exception in the application.
+pub fn exception(regs: &mut UserRegs, exception: Exception) {
+    sched::account(Mode::User);
+    let thread = sched::current_thread().expect("an application runs as a thread");
+    let mut ctx = Ctx { thread, regs };
+    if let Some(signal) = signal_for(&exception, ctx.regs) {
+        task::deliver_fault(&ctx, signal);
+    }
+    go_back(&mut ctx, None);
+}
+
+/// An interrupt while the application ran.
+pub fn interrupt(regs: &mut UserRegs) {
+    sched::account(Mode::User);
+    let thread = sched::current_thread().expect("an application runs as a thread");
+    events::poll();
+    go_back(&mut Ctx { thread, regs }, None);
+}
+
+/// A page fault in the kernel: true if it was one of application memory and has been resolved.
+pub fn kernel_page_fault(fault: &PageFault) -> bool {
+    fault.address < USER_END && fault.resolve().is_ok()
+}
+
+/// The last steps before the application runs again, or never does.
+fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
+    loop {
+        if task::return_to_user(ctx, result.take()) == Next::Ended {
+            if let Some(exit) = ctx.thread.process.system.ended() {
+                crate::end(exit);
+            }
+            sched::exit_current();
+        }
+        if !sched::should_yield(machine::clock::now_ns()) {
+            break;
+        }
+        sched::yield_now();
+    }
+    events::set_timer();
+    sched::account(Mode::System);
+}
+
+/// The signal for an exception in the application, or `None` where the cause has been removed.
+fn signal_for(exception: &Exception, regs: &UserRegs) -> Option<FaultSignal> {
+    let signal = |signal: SignalNumber, code: u32, address: u64| {
+        Some(FaultSignal {
+            signal,
+            code: code as i32,
+            addr: UserAddr(address),
+            trapno: u64::from(exception.vector),
+            error_code: exception.error,
+        })
+    };
+    let kernel = linux::SI_KERNEL;
+    match exception.vector {
+        0 => signal(SignalNumber::SIGFPE, linux::FPE_INTDIV, regs.rip),
+        1 => signal(SignalNumber::SIGTRAP, linux::TRAP_TRACE, regs.rip),
+        3 => signal(SignalNumber::SIGTRAP, kernel, 0),
+        4 | 5 | 13 => signal(SignalNumber::SIGSEGV, kernel, 0),
+        6 => signal(SignalNumber::SIGILL, linux::ILL_ILLOPN, regs.rip),
+        11 | 12 => signal(SignalNumber::SIGBUS, kernel, 0),
+        14 => match PageFault::new(exception.address, exception.error).resolve() {
+            Ok(()) => None,
+            Err(Fault::NotMapped) => {
+                signal(SignalNumber::SIGSEGV, linux::SEGV_MAPERR, exception.address)
+            }
+            Err(Fault::NotAllowed) => {
+                signal(SignalNumber::SIGSEGV, linux::SEGV_ACCERR, exception.address)
+            }
+            Err(Fault::PastEnd) => {
+                signal(SignalNumber::SIGBUS, linux::BUS_ADRERR, exception.address)
+            }
+            Err(Fault::OutOfMemory) => {
+                crate::warn(format_args!(
+                    "out of memory: the program is killed; give it more with -m"
+                ));
+                signal(SignalNumber::SIGKILL, kernel, 0)
+            }
+        },
+        16 | 19 => signal(SignalNumber::SIGFPE, float_exception_code(exception.vector), regs.rip),
+        17 => signal(SignalNumber::SIGBUS, linux::BUS_ADRALN, 0),
+        _ => signal(SignalNumber::SIGSEGV, kernel, 0),
+    }
+}
+
+/// `si_code` of a floating point exception, from the unmasked exception flags that are set.
+fn float_exception_code(vector: u8) -> u32 {
+    let (status, control, mxcsr) = sched::with_vector_state(|state| state.float_status());
+    // Flags are bits 0 to 5 in both; masks are in the x87 control word and in MXCSR bits 7 to 12.
+    let raised = match vector {
+        16 => u32::from(status & !control),
+        _ => mxcsr & !(mxcsr >> 7),
+    };
+    const INVALID: u32 = 1;
+    const DENORMAL: u32 = 1 << 1;
+    const DIVIDE: u32 = 1 << 2;
+    const OVERFLOW: u32 = 1 << 3;
+    const UNDERFLOW: u32 = 1 << 4;
+    // The order of Linux's `fpu__exception_code`.
+    match raised {
+        raised if raised & INVALID != 0 => linux::FPE_FLTINV,
+        raised if raised & DIVIDE != 0 => linux::FPE_FLTDIV,
+        raised if raised & OVERFLOW != 0 => linux::FPE_FLTOVF,
+        raised if raised & (UNDERFLOW | DENORMAL) != 0 => linux::FPE_FLTUND,
+        _ => linux::FPE_FLTRES,
+    }
+}
