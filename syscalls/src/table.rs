@@ -188,8 +188,15 @@ macro_rules! calls {
 }
 
 /// The families.
-const FAMILIES: &[&[Call]] =
-    &[crate::task::exit::CALLS, crate::task::rseq::CALLS, crate::task::signal::CALLS];
+const FAMILIES: &[&[Call]] = &[
+    crate::fs::epoll::CALLS,
+    crate::fs::eventfd::CALLS,
+    crate::fs::pipe::CALLS,
+    crate::fs::poll::CALLS,
+    crate::task::exit::CALLS,
+    crate::task::rseq::CALLS,
+    crate::task::signal::CALLS,
+];
 
 /// By number.
 pub static TABLE: [Option<Call>; TABLE_LEN] = build();

@@ -42,6 +42,10 @@ bitflags! {
         const WRBAND = linux_raw_sys::general::POLLWRBAND;
         /// The peer has shut down writing.
         const RDHUP = linux_raw_sys::general::POLLRDHUP;
+        /// What a file with something to read reports.
+        const READABLE = Self::IN.bits() | Self::RDNORM.bits();
+        /// What a file with room for writes reports.
+        const WRITABLE = Self::OUT.bits() | Self::WRNORM.bits();
     }
 }
 
@@ -49,6 +53,22 @@ bitflags! {
 pub trait Wake: Send + Sync {
     /// Called with the queue's lock held: must not touch the same queue.
     fn wake(&self);
+
+    /// As [`Self::wake`], knowing what has come about. Gives whether somebody goes on because of
+    /// it: an exclusive wake-up looks for another one otherwise.
+    fn wake_for(&self, _events: PollEvents) -> Woken {
+        self.wake();
+        Woken::Yes
+    }
+}
+
+/// Whether a wake-up woke somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// It did.
+    Yes,
+    /// It was of no interest, or nobody was asleep.
+    No,
 }
 
 /// A thread waiting, in any number of queues at once.
@@ -159,19 +179,40 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes all shared entries and the exclusive one that has waited longest.
-    pub fn wake_one(&self) {
+    /// Wakes all shared entries, and exclusive ones until one goes on, because `events` have come
+    /// about. Who waits for other events only may sleep on.
+    pub fn wake_for(&self, events: PollEvents) {
         if self.len.load(Ordering::SeqCst) != 0 {
-            let mut exclusive_woken = false;
+            let mut exclusive = Woken::No;
             for entry in &*self.entries.lock() {
                 match entry.sharing {
-                    Sharing::Exclusive if exclusive_woken => continue,
-                    Sharing::Exclusive => exclusive_woken = true,
-                    Sharing::Shared => {}
+                    Sharing::Shared => {
+                        entry.target.wake_for(events);
+                    }
+                    Sharing::Exclusive if exclusive == Woken::No => {
+                        exclusive = entry.target.wake_for(events);
+                    }
+                    Sharing::Exclusive => {}
+                }
+            }
+        }
+    }
+
+    /// Wakes all shared entries and the exclusive one that has waited longest; gives whether there
+    /// was one.
+    pub fn wake_one(&self) -> Woken {
+        let mut exclusive = Woken::No;
+        if self.len.load(Ordering::SeqCst) != 0 {
+            for entry in &*self.entries.lock() {
+                match (entry.sharing, exclusive) {
+                    (Sharing::Exclusive, Woken::Yes) => continue,
+                    (Sharing::Exclusive, Woken::No) => exclusive = Woken::Yes,
+                    (Sharing::Shared, _) => {}
                 }
                 entry.target.wake();
             }
         }
+        exclusive
     }
 
     /// Blocks `thread` until `condition` gives a value. The condition is evaluated in the waiting
@@ -219,28 +260,55 @@ impl Drop for Registration {
 
 /// What a file's `poll` is handed: where to register whoever wants to know of changes.
 pub struct PollTable {
-    target: Option<Arc<dyn Wake>>,
+    target: Option<(Arc<dyn Wake>, Sharing)>,
     registrations: Vec<Registration>,
+    deadline_ns: Option<u64>,
 }
 
 impl PollTable {
     /// Only asks for the present state.
     #[must_use]
     pub fn query() -> Self {
-        Self { target: None, registrations: Vec::new() }
+        Self { target: None, registrations: Vec::new(), deadline_ns: None }
     }
 
     /// Registers `target` with every queue that the polled files name, until this is dropped.
     #[must_use]
-    pub fn waking(target: Arc<dyn Wake>) -> Self {
-        Self { target: Some(target), registrations: Vec::new() }
+    pub fn waking(target: Arc<dyn Wake>, sharing: Sharing) -> Self {
+        Self { target: Some((target, sharing)), registrations: Vec::new(), deadline_ns: None }
     }
 
     /// To be called by a file's `poll`, *before* it looks at its state, for each queue that is
     /// woken when the state changes.
     pub fn watch(&mut self, queue: &Arc<WaitQueue>) {
-        if let Some(target) = &self.target {
-            self.registrations.push(queue.register(target.clone(), Sharing::Shared));
+        if let Some((target, sharing)) = &self.target {
+            self.registrations.push(queue.register(target.clone(), *sharing));
         }
+    }
+
+    /// To be called by a file's `poll` when its state will change by itself at this time (of
+    /// [`crate::platform::Platform::monotonic_ns`]), without a wake-up.
+    pub fn expire_at(&mut self, deadline_ns: u64) {
+        self.deadline_ns = earliest(self.deadline_ns, Some(deadline_ns));
+    }
+
+    /// The earliest of [`Self::expire_at`].
+    #[must_use]
+    pub fn deadline_ns(&self) -> Option<u64> {
+        self.deadline_ns
+    }
+
+    /// Registers nothing further; what has been registered stays.
+    pub fn stop_watching(&mut self) {
+        self.target = None;
+    }
+}
+
+/// The earlier of two deadlines, either of which may not exist.
+#[must_use]
+pub fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }

@@ -301,7 +301,7 @@ impl File for StreamFile {
             let input = self.shared.input.lock();
             let mut events = PollEvents::empty();
             if !input.bytes.is_empty() {
-                events |= PollEvents::IN | PollEvents::RDNORM;
+                events |= PollEvents::READABLE;
             }
             if input.has_ended {
                 events |= PollEvents::HUP;
@@ -309,7 +309,7 @@ impl File for StreamFile {
             events
         } else {
             table.watch(&self.shared.closings);
-            let mut events = PollEvents::OUT | PollEvents::WRNORM;
+            let mut events = PollEvents::WRITABLE;
             if self.is_closed() {
                 events |= PollEvents::ERR;
             }

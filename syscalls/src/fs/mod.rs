@@ -8,12 +8,16 @@
 //! * [`Vfs`] is what all processes share: the root, and what the image says.
 
 pub mod console;
+pub mod epoll;
+pub mod eventfd;
 mod fdtable;
 pub mod image;
 pub mod inode;
 pub mod lock;
 pub mod mount;
 pub mod path;
+pub mod pipe;
+pub mod poll;
 mod signals;
 pub mod special;
 pub mod tmpfs;
@@ -36,7 +40,7 @@ pub use walk::FsContext;
 use linux_raw_sys::general as linux;
 
 use crate::{
-    Errno,
+    Errno, SysResult,
     mm::Mapping,
     sync::BlockingMutex,
     task::Thread,
@@ -94,6 +98,12 @@ pub trait File: Send + Sync + Any {
     /// The present state; registers with `table` for changes of it first.
     fn poll(&self, _table: &mut PollTable) -> PollEvents {
         PollEvents::IN | PollEvents::OUT | PollEvents::RDNORM | PollEvents::WRNORM
+    }
+
+    /// Whether readiness means something here: epoll refuses files of which it does not (regular
+    /// files, directories).
+    fn supports_poll(&self) -> bool {
+        !self.is_seekable()
     }
 
     /// Device control.
@@ -184,6 +194,8 @@ pub struct FileDescription {
     access: WriteAccess,
     /// `F_SETOWN`, `F_SETSIG`.
     pub owner: crate::sync::Mutex<IoOwner>,
+    /// The epoll instances that watch it.
+    epoll_items: epoll::Watchers,
 }
 
 /// Who gets the signals of a file opened with `O_ASYNC` (`man 2 fcntl`, "Managing signals").
@@ -227,6 +239,7 @@ impl FileDescription {
             path,
             access,
             owner: Default::default(),
+            epoll_items: epoll::Watchers::default(),
         })
     }
 
@@ -290,6 +303,7 @@ impl FileDescription {
 
 impl Drop for FileDescription {
     fn drop(&mut self) {
+        self.epoll_items.forget();
         self.file.release();
         let Some(state) = self.inode().and_then(|inode| inode.state()) else { return };
         if self.access == WriteAccess::Counted {
@@ -299,4 +313,14 @@ impl Drop for FileDescription {
             locks.release_description(core::ptr::from_ref(self).addr());
         }
     }
+}
+
+/// Opens `file`, which has no path, in the calling thread's process; `flags` are its access mode and
+/// status flags, and `O_CLOEXEC` for the descriptor.
+///
+/// # Errors
+/// `EMFILE`.
+pub fn open_file(thread: &Thread, file: Arc<dyn File>, flags: u32) -> SysResult {
+    let description = FileDescription::new(file, flags & !linux::O_CLOEXEC);
+    install_fd(thread, description, OnExec::from_flag(flags, linux::O_CLOEXEC))
 }

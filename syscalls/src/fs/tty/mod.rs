@@ -462,13 +462,13 @@ impl File for Tty {
         };
         let mut events = PollEvents::empty();
         if discipline.has_input(minimum) {
-            events |= PollEvents::IN | PollEvents::RDNORM;
+            events |= PollEvents::READABLE;
         }
         if state.line == Line::InputEnded {
-            events |= PollEvents::IN | PollEvents::RDNORM | PollEvents::HUP;
+            events |= PollEvents::READABLE | PollEvents::HUP;
         }
         if !discipline.is_stopped() && self.driver.write_room() > 0 {
-            events |= PollEvents::OUT | PollEvents::WRNORM;
+            events |= PollEvents::WRITABLE;
         }
         events
     }
