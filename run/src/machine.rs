@@ -61,6 +61,16 @@ pub(crate) enum Engine {
     Tcg,
 }
 
+impl Engine {
+    /// What QEMU calls the accelerator, and the CPU model that shows all that it can do.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Kvm => ("kvm", "host"),
+            Self::Tcg => ("tcg", "max"),
+        }
+    }
+}
+
 /// A machine that is to be started.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan<'a> {
@@ -112,10 +122,7 @@ impl Plan<'_> {
     /// Where the image does not fit.
     pub(crate) fn arguments(&self, boot: &Path, boot_len: u64) -> Result<Vec<OsString>> {
         let ram = self.ram(boot_len)? >> 10;
-        let (accel, cpu) = match self.engine {
-            Engine::Kvm => ("kvm", "host"),
-            Engine::Tcg => ("tcg", "max"),
-        };
+        let (accel, cpu) = self.engine.names();
         let serial = match self.log {
             LogPort::Absent => "off",
             LogPort::Serial => "on",
@@ -169,19 +176,101 @@ impl Plan<'_> {
             }
         };
         let complaints = memory_file("QEMU's standard error", b"").map_err(failed)?;
-        let child = Command::new("/proc/self/exe")
-            .arg0(LAUNCHER)
-            .arg(std::process::id().to_string())
-            .arg(self.qemu)
-            .args(arguments)
-            .stdin(OwnedFd::from(far_link))
-            .stdout(far_log)
-            .stderr(complaints.try_clone().map_err(failed)?)
-            // Ctrl-C on a terminal that is not raw goes to the whole foreground group.
-            .process_group(0)
-            .spawn()
-            .map_err(failed)?;
+        let child =
+            spawn(self.qemu, &arguments, OwnedFd::from(far_link).into(), far_log, &complaints);
+        let child = child.map_err(failed)?;
         Ok(Machine { child, complaints, link: Some(link), log })
+    }
+}
+
+/// Starts QEMU through [`launch`].
+fn spawn(
+    qemu: &Path,
+    arguments: &[OsString],
+    stdin: Stdio,
+    stdout: Stdio,
+    complaints: &File,
+) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(LAUNCHER).arg(std::process::id().to_string()).arg(qemu);
+    if cfg!(test) {
+        // The test harness has a `main` of its own.
+        command = Command::new(qemu);
+    }
+    command
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(complaints.try_clone()?)
+        // Ctrl-C on a terminal that is not raw goes to the whole foreground group.
+        .process_group(0)
+        .spawn()
+}
+
+/// A machine that runs a kernel without files, link or log. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    child: Child,
+    complaints: File,
+}
+
+impl Probe {
+    /// Starts the ELF file `kernel`.
+    ///
+    /// # Errors
+    /// Where QEMU cannot be started.
+    pub(crate) fn start(qemu: &Path, engine: Engine, kernel: &[u8]) -> Result<Self> {
+        let failed = |error: io::Error| Error::Machine(format!("cannot start QEMU: {error}"));
+        let file = memory_file("probe", kernel).map_err(failed)?;
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())
+            .map_err(|error| failed(error.into()))?;
+        let (accel, cpu) = engine.names();
+        let kernel = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let arguments = [
+            "-M",
+            "microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial=off",
+            "-accel",
+            accel,
+            "-cpu",
+            cpu,
+            "-m",
+            "16M",
+            "-bios",
+            "qboot.rom",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-device",
+            "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-kernel",
+            &kernel,
+        ]
+        .map(OsString::from);
+        let complaints = memory_file("QEMU's standard error", b"").map_err(failed)?;
+        let child = spawn(qemu, &arguments, Stdio::null(), Stdio::null(), &complaints);
+        Ok(Self { child: child.map_err(failed)?, complaints })
+    }
+
+    /// How it ended, if it did.
+    ///
+    /// # Errors
+    /// Where the process cannot be waited for.
+    pub(crate) fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().map_err(|error| Error::Machine(format!("QEMU is gone: {error}")))
+    }
+
+    /// The last line that QEMU wrote on its standard error.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        last_line(&self.complaints)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -201,7 +290,7 @@ impl Machine {
     pub(crate) fn post_mortem(mut self) -> String {
         // It closed the link, so it is about to end by itself.
         let status = self.child.wait();
-        let complaint = self.complaint();
+        let complaint = last_line(&self.complaints);
         match (status, complaint) {
             (_, Some(complaint)) => format!("the virtual machine ended: {complaint}"),
             (Ok(status), None) => {
@@ -210,15 +299,6 @@ impl Machine {
             (Err(error), None) => format!("the virtual machine is gone: {error}"),
         }
     }
-
-    /// The last line that QEMU wrote on its standard error.
-    fn complaint(&self) -> Option<String> {
-        let mut text = vec![0; 4096];
-        let len = self.complaints.metadata().ok()?.len();
-        let count = self.complaints.read_at(&mut text, len.saturating_sub(4096)).ok()?;
-        let text = String::from_utf8_lossy(&text[..count]);
-        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
-    }
 }
 
 impl Drop for Machine {
@@ -226,6 +306,15 @@ impl Drop for Machine {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The last line of what QEMU wrote on its standard error.
+fn last_line(complaints: &File) -> Option<String> {
+    let mut text = vec![0; 4096];
+    let len = complaints.metadata().ok()?.len();
+    let count = complaints.read_at(&mut text, len.saturating_sub(4096)).ok()?;
+    let text = String::from_utf8_lossy(&text[..count]);
+    text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -6,6 +6,7 @@
 //! records until the program ends. hermit-run exits with the program's status.
 #![forbid(unsafe_code)]
 
+mod accel;
 mod cache;
 mod cli;
 mod console;

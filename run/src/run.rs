@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::Instant,
 };
@@ -13,6 +13,7 @@ use std::{
 use hx_abi::link::Exit;
 
 use crate::{
+    accel,
     cache::{self, Cache},
     cli::Accel,
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
@@ -49,7 +50,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         root: &prepared.root,
         memory: settings.memory,
         cpus: settings.cpus,
-        engine: engine(settings),
+        engine: engine(settings, &qemu)?,
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
     };
     cache::grow(&prepared.root, plan.ram(boot.len() as u64)?)?;
@@ -103,10 +104,14 @@ fn tell(settings: &Settings, text: impl FnOnce() -> String) {
     }
 }
 
-fn engine(settings: &Settings) -> Engine {
+fn engine(settings: &Settings, qemu: &Path) -> Result<Engine> {
     match settings.accel {
-        Accel::Kvm => Engine::Kvm,
-        Accel::Tcg | Accel::Auto => Engine::Tcg,
+        Accel::Kvm => Ok(Engine::Kvm),
+        Accel::Tcg => Ok(Engine::Tcg),
+        Accel::Auto => {
+            let cache = if settings.no_cache { None } else { Cache::open().ok() };
+            accel::choose(qemu, cache.as_ref(), settings.verbosity)
+        }
     }
 }
 
