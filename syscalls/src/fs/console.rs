@@ -12,6 +12,8 @@
 use alloc::{
     boxed::Box,
     collections::VecDeque,
+    format,
+    string::String,
     sync::{Arc, Weak},
     vec,
 };
@@ -27,14 +29,17 @@ use hx_abi::{
 use linux_raw_sys::{general as linux, ioctl};
 
 use super::{
-    FdTable, File, FileDescription, Io, signals,
+    FdTable, File, FileDescription, Io, Vfs, WriteAccess,
+    anon::AnonymousInode,
+    inode::{FileType, Metadata},
+    pipe::send_broken_pipe,
     tty::{Tty, TtyDriver},
 };
 use crate::{
     Errno,
     platform::platform,
     sync::Mutex,
-    task::System,
+    task::{Credentials, System, Thread},
     user::{Sink, Source, UserAddr, UserPtr},
     wait::{PollEvents, PollTable, WaitQueue},
 };
@@ -45,6 +50,8 @@ const FIRST_PROCESS: i32 = 1;
 /// The host's end of the standard streams.
 pub struct Console {
     streams: [Stream; 3],
+    /// User and group that the streams belong to.
+    owner: (u32, u32),
     /// Where any of the streams is a terminal.
     tty: Option<Arc<Tty>>,
     shared: Arc<Shared>,
@@ -104,7 +111,7 @@ impl Console {
             let driver = HostTerminal { output, shared: shared.clone() };
             Tty::new(Box::new(driver), config.window, system)
         });
-        Arc::new(Self { streams: config.streams, tty, shared })
+        Arc::new(Self { streams: config.streams, owner: (config.uid, config.gid), tty, shared })
     }
 
     /// The terminal, where any standard stream is one: what `/dev/console` opens.
@@ -155,9 +162,13 @@ impl Console {
 
     /// Opens descriptors 0, 1 and 2 of the first process, whose session's controlling terminal the
     /// console becomes.
-    pub fn open_standard_streams(&self, files: &FdTable) {
-        let terminal =
-            self.tty.as_ref().map(|tty| FileDescription::new(tty.clone(), linux::O_RDWR));
+    pub fn open_standard_streams(&self, vfs: &Vfs, files: &FdTable) {
+        let terminal = self.tty.as_ref().map(|tty| match vfs.resolve(b"/dev/console") {
+            Ok(path) => {
+                FileDescription::at_path(tty.clone(), linux::O_RDWR, path, WriteAccess::None)
+            }
+            Err(_) => FileDescription::new(tty.clone(), linux::O_RDWR),
+        });
         if let Some(tty) = &self.tty {
             tty.set_session(FIRST_PROCESS, FIRST_PROCESS);
         }
@@ -180,7 +191,14 @@ impl Console {
             1 => (Direction::Output(Kind::Stdout), linux::O_WRONLY),
             _ => (Direction::Output(Kind::Stderr), linux::O_WRONLY),
         };
-        (Arc::new(StreamFile { direction, shared: self.shared.clone() }), flags)
+        let inode = AnonymousInode::new(&Credentials::new(self.owner.0, self.owner.1));
+        (Arc::new(StreamFile { direction, inode, shared: self.shared.clone() }), flags)
+    }
+
+    /// What `/dev/console` opens where there is no terminal: standard error, as far as it is open.
+    #[must_use]
+    pub fn open_output(&self) -> Arc<dyn File> {
+        self.open_stream(2).0
     }
 }
 
@@ -220,6 +238,7 @@ enum Direction {
 /// A standard stream that is no terminal: bytes pass unchanged.
 pub struct StreamFile {
     direction: Direction,
+    inode: AnonymousInode,
     shared: Arc<Shared>,
 }
 
@@ -281,7 +300,7 @@ impl File for StreamFile {
                 if done > 0 {
                     break;
                 }
-                signals::send_broken_pipe(io.thread);
+                send_broken_pipe(io.thread);
                 return Err(Errno::EPIPE);
             }
             let len = match from.take(buffer) {
@@ -325,6 +344,22 @@ impl File for StreamFile {
             }
             _ => Err(Errno::ENOTTY),
         }
+    }
+
+    fn metadata(&self) -> Option<Metadata> {
+        Some(self.inode.metadata(FileType::Fifo, 0o600))
+    }
+
+    fn describe(&self) -> String {
+        format!("pipe:[{}]", self.inode.ino)
+    }
+
+    fn reopen(&self, _flags: u32, _thread: &Thread) -> Result<Arc<dyn File>, Errno> {
+        Ok(Arc::new(Self {
+            direction: self.direction,
+            inode: self.inode,
+            shared: self.shared.clone(),
+        }))
     }
 
     fn as_any(&self) -> &dyn Any {

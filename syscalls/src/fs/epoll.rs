@@ -16,6 +16,7 @@
 
 use alloc::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    string::String,
     sync::{Arc, Weak},
     vec,
     vec::Vec,
@@ -578,6 +579,10 @@ impl File for EventPoll {
         for item in items {
             self.remove(&item);
         }
+    }
+
+    fn describe(&self) -> String {
+        "anon_inode:[eventpoll]".into()
     }
 
     fn as_any(&self) -> &dyn Any {

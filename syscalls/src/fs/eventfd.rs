@@ -1,6 +1,6 @@
 //! Event counters (`man 2 eventfd`).
 
-use alloc::sync::Arc;
+use alloc::{string::String, sync::Arc};
 use core::any::Any;
 
 use linux_raw_sys::general as linux;
@@ -116,6 +116,10 @@ impl File for EventFd {
             events |= PollEvents::OUT;
         }
         events
+    }
+
+    fn describe(&self) -> String {
+        "anon_inode:[eventfd]".into()
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -7,7 +7,9 @@
 //!   a path.
 //! * [`Vfs`] is what all processes share: the root, and what the image says.
 
+pub mod anon;
 pub mod console;
+pub mod devfs;
 pub mod epoll;
 pub mod eventfd;
 mod fdtable;
@@ -18,7 +20,6 @@ pub mod mount;
 pub mod path;
 pub mod pipe;
 pub mod poll;
-mod signals;
 pub mod special;
 pub mod tmpfs;
 pub mod tty;

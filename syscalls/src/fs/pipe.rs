@@ -9,18 +9,26 @@
 //! A write of up to [`PIPE_BUF`] bytes is queued as a whole; longer ones may be interleaved with
 //! others at page boundaries.
 
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, format, string::String, sync::Arc, vec, vec::Vec};
 use core::any::Any;
 
 use linux_raw_sys::{general as linux, ioctl};
 
-use super::{File, Io, open_file, signals};
+use super::{
+    File, Io,
+    anon::AnonymousInode,
+    inode::{FileType, Metadata},
+    open_file,
+};
 use crate::{
     Ctx, Errno, SysResult, calls,
     page::PAGE_SIZE,
     sync::Mutex,
     table::{Call, OpenFlags},
-    task::{Capability, Thread},
+    task::{
+        Capability, Credentials, Thread,
+        signal::{SigInfo, SignalNumber},
+    },
     user::{Sink, Source, UserAddr, UserPtr},
     wait::{PollEvents, PollTable, WaitQueue},
 };
@@ -101,6 +109,8 @@ struct State {
 
 /// A pipe.
 pub struct Pipe {
+    /// What `fstat` tells, unless it has a name.
+    inode: AnonymousInode,
     state: Mutex<State>,
     /// Woken when there may be something to read, or the last writer has gone.
     readable: Arc<WaitQueue>,
@@ -126,18 +136,25 @@ impl State {
     }
 }
 
+/// Sends `SIGPIPE` to the calling thread: it wrote where nobody reads.
+pub(super) fn send_broken_pipe(thread: &Thread) {
+    let uid = thread.credentials().uid;
+    thread.send(SigInfo::user(SignalNumber::SIGPIPE, thread.process.pid, uid));
+}
+
 /// A pipe without a name, as two files: the read end and the write end.
 #[must_use]
-pub fn pipe() -> (Arc<PipeFile>, Arc<PipeFile>) {
-    let pipe = Pipe::new();
+pub fn pipe(owner: &Credentials) -> (Arc<PipeFile>, Arc<PipeFile>) {
+    let pipe = Pipe::new(owner);
     (pipe.clone().connect(Ends::Read), pipe.connect(Ends::Write))
 }
 
 impl Pipe {
     /// A pipe that nobody has open.
     #[must_use]
-    pub fn new() -> Arc<Self> {
+    pub fn new(owner: &Credentials) -> Arc<Self> {
         Arc::new(Self {
+            inode: AnonymousInode::new(owner),
             state: Mutex::new(State {
                 slots: VecDeque::new(),
                 max_slots: DEFAULT_SLOTS,
@@ -387,7 +404,7 @@ impl PipeFile {
     }
 
     fn broken(&self, io: Io<'_>, done: usize) -> Result<usize, Errno> {
-        signals::send_broken_pipe(io.thread);
+        send_broken_pipe(io.thread);
         if done > 0 { Ok(done) } else { Err(Errno::EPIPE) }
     }
 }
@@ -547,6 +564,18 @@ impl File for PipeFile {
         }
     }
 
+    fn metadata(&self) -> Option<Metadata> {
+        Some(self.pipe.inode.metadata(FileType::Fifo, 0o600))
+    }
+
+    fn describe(&self) -> String {
+        format!("pipe:[{}]", self.pipe.inode.ino)
+    }
+
+    fn reopen(&self, flags: u32, _thread: &Thread) -> Result<Arc<dyn File>, Errno> {
+        Ok(self.pipe.clone().connect(Ends::from_flags(flags)))
+    }
+
     fn release(&self) {
         self.pipe.disconnect(self.ends);
     }
@@ -574,7 +603,7 @@ fn pipe2(ctx: &mut Ctx<'_>, pipefd: UserPtr<i32>, OpenFlags(flags): OpenFlags) -
     if flags & !(linux::O_CLOEXEC | linux::O_NONBLOCK | linux::O_DIRECT) != 0 {
         return Err(Errno::EINVAL);
     }
-    let (reader, writer) = pipe();
+    let (reader, writer) = pipe(&ctx.thread.credentials());
     let reader_flags = linux::O_RDONLY | flags & (linux::O_CLOEXEC | linux::O_NONBLOCK);
     let files = ctx.thread.files();
     let read_fd = open_file(ctx.thread, reader, reader_flags)? as i32;

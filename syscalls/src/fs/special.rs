@@ -1,25 +1,40 @@
-//! Opening named pipes and device nodes.
+//! What is behind named pipes and device nodes.
 
-use alloc::sync::Arc;
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+};
+use core::any::Any;
+
+use linux_raw_sys::ioctl::{RNDADDTOENTCNT, RNDGETENTCNT};
 
 use super::{
-    File,
+    File, Io,
     inode::{Device, FileType, InodeState},
     path::Path,
+    pipe::Pipe,
 };
-use crate::{Errno, task::Thread};
+use crate::{
+    Errno,
+    mm::{FileIdentity, Mapping, SharedMemory},
+    platform::platform,
+    task::Thread,
+    user::{MAX_RW_COUNT, Sink, Source, UserAddr, UserPtr},
+};
 
 /// Opens a named pipe (`man 7 fifo`); the pipe itself is [`InodeState::attachment`].
 ///
 /// # Errors
 /// `ENXIO` to write without a reader and without blocking, `ERESTARTSYS`.
 pub fn open_fifo(
-    _state: &InodeState,
+    state: &InodeState,
     _at: &Path,
-    _flags: u32,
-    _thread: &Thread,
+    flags: u32,
+    thread: &Thread,
 ) -> Result<Arc<dyn File>, Errno> {
-    Err(Errno::ENXIO)
+    let attachment = state.attachment.call_once(|| Pipe::new(&thread.credentials()));
+    let pipe = attachment.clone().downcast::<Pipe>().map_err(|_| Errno::ENXIO)?;
+    Ok(pipe.open_named(flags, thread)?)
 }
 
 /// Opens the device that a node names.
@@ -27,11 +42,134 @@ pub fn open_fifo(
 /// # Errors
 /// `ENXIO` where there is no such device.
 pub fn open_device(
-    _kind: FileType,
-    _device: Device,
+    kind: FileType,
+    device: Device,
     _at: &Path,
     _flags: u32,
-    _thread: &Thread,
+    thread: &Thread,
 ) -> Result<Arc<dyn File>, Errno> {
-    Err(Errno::ENXIO)
+    if kind != FileType::CharDevice {
+        return Err(Errno::ENXIO);
+    }
+    let system = &thread.process.system;
+    match (device.major, device.minor) {
+        (MEMORY_MAJOR, minor) => {
+            let memory = MemoryDevice::from_minor(minor).ok_or(Errno::ENXIO)?;
+            Ok(Arc::new(memory))
+        }
+        (TTY_MAJOR, 0) => {
+            let tty = thread.process.system.console.tty().ok_or(Errno::ENXIO)?;
+            if tty.session() != Some(thread.process.sid()) {
+                return Err(Errno::ENXIO);
+            }
+            Ok(tty.clone())
+        }
+        (TTY_MAJOR, 1) => match system.console.tty() {
+            Some(tty) => Ok(tty.clone()),
+            None => Ok(system.console.open_output()),
+        },
+        _ => Err(Errno::ENXIO),
+    }
+}
+
+/// Major number of the devices of `man 4 mem`, `man 4 null`, `man 4 random`.
+pub const MEMORY_MAJOR: u32 = 1;
+
+/// Major number of `/dev/tty`, `/dev/console` and `/dev/ptmx`.
+pub const TTY_MAJOR: u32 = 5;
+
+/// The devices with major number 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryDevice {
+    /// `/dev/null`.
+    Null,
+    /// `/dev/zero`.
+    Zero,
+    /// `/dev/full`.
+    Full,
+    /// `/dev/random` and `/dev/urandom`, which do not differ once there is a seed.
+    Random,
+}
+
+impl MemoryDevice {
+    fn from_minor(minor: u32) -> Option<Self> {
+        Some(match minor {
+            3 => Self::Null,
+            5 => Self::Zero,
+            7 => Self::Full,
+            8 | 9 => Self::Random,
+            _ => return None,
+        })
+    }
+}
+
+/// What `/proc/sys/kernel/random/entropy_avail` and `RNDGETENTCNT` say: 256, always.
+pub const ENTROPY_BITS: i32 = 256;
+
+impl File for MemoryDevice {
+    fn read(&self, _io: Io<'_>, to: &mut dyn Sink, _offset: u64) -> Result<usize, Errno> {
+        match self {
+            Self::Null => Ok(0),
+            Self::Zero | Self::Full => to.put_zeros(to.remaining()),
+            Self::Random => {
+                let mut done = 0;
+                let mut buffer = [0; 256];
+                while to.remaining() > 0 {
+                    let len = to.remaining().min(buffer.len());
+                    platform().fill_random(&mut buffer[..len]);
+                    match to.put(&buffer[..len]) {
+                        Ok(count) => done += count,
+                        Err(errno) if done == 0 => return Err(errno),
+                        Err(_) => break,
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    fn write(&self, _io: Io<'_>, from: &mut dyn Source, _offset: u64) -> Result<usize, Errno> {
+        match self {
+            Self::Full => Err(Errno::ENOSPC),
+            // What is written to the generator is accepted, and adds nothing to the seed it has.
+            Self::Null | Self::Zero | Self::Random => Ok(from.remaining().min(MAX_RW_COUNT)),
+        }
+    }
+
+    /// `lseek` succeeds, and `pread` is allowed.
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
+        match (self, request) {
+            (Self::Random, RNDGETENTCNT) => UserPtr::from(arg).write(&ENTROPY_BITS).map(|()| 0),
+            (Self::Random, RNDADDTOENTCNT) => Ok(0),
+            (Self::Random, _) => Err(Errno::EINVAL),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn mapping(&self) -> Result<Arc<dyn Mapping>, Errno> {
+        match self {
+            // Each mapping is memory of its own.
+            Self::Zero => {
+                const WHOLE: usize = isize::MAX as usize;
+                Ok(SharedMemory::new(WHOLE, b"/dev/zero (deleted)", FileIdentity::default()))
+            }
+            _ => Err(Errno::ENODEV),
+        }
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
+
+    fn describe(&self) -> String {
+        "anon_inode:[mem]".to_string()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }

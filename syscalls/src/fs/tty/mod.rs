@@ -20,12 +20,15 @@ use hx_abi::config::WindowSize;
 use linux_raw_sys::{general as linux, ioctl};
 
 use self::discipline::{Discipline, Effects, Termios};
-use super::{File, Io, signals};
+use super::{File, Io};
 use crate::{
     Errno,
     platform::platform,
     sync::Mutex,
-    task::{System, signal::SignalNumber},
+    task::{
+        System,
+        signal::{SigInfo, SignalNumber, send_to_group},
+    },
     user::{Sink, Source, UserAddr, UserPtr},
     user_struct,
     wait::{PollEvents, PollTable, WaitError, WaitQueue},
@@ -153,8 +156,14 @@ impl Tty {
     fn signal_foreground(&self, signal: SignalNumber) {
         let foreground = self.state.lock().foreground;
         if let (Some(pgid), Some(system)) = (foreground, self.system.upgrade()) {
-            signals::signal_group(&system, pgid, signal);
+            send_to_group(&system, pgid, SigInfo::kernel(signal));
         }
+    }
+
+    /// The session whose controlling terminal this is.
+    #[must_use]
+    pub fn session(&self) -> Option<i32> {
+        self.state.lock().session
     }
 
     /// Makes this the controlling terminal of session `sid`, with process group `pgid` in the
