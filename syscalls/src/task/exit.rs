@@ -33,7 +33,7 @@ pub(super) fn finish_start(thread: &Thread) {
     let at = thread.set_child_tid.swap(0, Ordering::Relaxed);
     if at != 0 {
         // As in Linux, a bad address has no consequence.
-        let _ = UserPtr::from(crate::user::UserAddr(at)).write(&thread.tid);
+        let _ = UserPtr::from(crate::user::UserAddr(at)).write(&thread.tid());
     }
 }
 
@@ -63,7 +63,7 @@ pub(super) fn end_thread(ctx: &mut Ctx<'_>) {
 }
 
 /// Tells the application's memory that the thread is gone.
-fn release_user_memory(thread: &Thread) {
+pub(super) fn release_user_memory(thread: &Thread) {
     super::futex::release_robust_list(thread);
     let clear = thread.clear_child_tid();
     if !clear.is_null() {

@@ -9,6 +9,7 @@
 
 mod clone;
 pub mod credentials;
+pub(crate) mod exec;
 pub(crate) mod exit;
 mod futex;
 mod process;
@@ -23,6 +24,7 @@ use alloc::sync::Arc;
 
 pub use credentials::{Capability, Credentials};
 pub use process::{Process, Program};
+pub(crate) use signal::NO_CALL;
 pub use signal::{FaultSignal, Next, deliver_fault, return_to_user};
 pub use system::{NodeNames, PID_MAX, System, Tasks};
 pub use thread::{COMM_LEN, RestartBlock, Thread};

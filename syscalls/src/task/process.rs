@@ -92,8 +92,8 @@ pub(super) struct Family {
 pub struct Program {
     /// Path of the executable (`/proc/<pid>/exe`).
     pub path: Vec<u8>,
-    /// The executable itself, open.
-    pub file: Option<Arc<FileDescription>>,
+    /// The executable itself, which cannot be written as long as it runs.
+    pub(super) file: Option<Arc<super::exec::Executable>>,
     /// Addresses of the argument strings (`cmdline`).
     pub arguments: core::ops::Range<u64>,
     /// Addresses of the environment strings (`environ`).
@@ -106,6 +106,14 @@ pub struct Program {
     pub data: core::ops::Range<u64>,
     /// Initial stack pointer.
     pub start_stack: u64,
+}
+
+impl Program {
+    /// The executable, open.
+    #[must_use]
+    pub fn executable(&self) -> Option<Arc<FileDescription>> {
+        self.file.as_ref().map(|file| file.description().clone())
+    }
 }
 
 /// Job control state; see [`Process::job`].
@@ -251,7 +259,7 @@ impl Process {
     #[must_use]
     pub fn leader(&self) -> Option<Arc<Thread>> {
         let threads = self.threads.lock();
-        threads.iter().find(|thread| thread.tid == self.pid).or(threads.first()).cloned()
+        threads.iter().find(|thread| thread.tid() == self.pid).or(threads.first()).cloned()
     }
 
     /// Its signal dispositions.

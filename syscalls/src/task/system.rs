@@ -133,13 +133,23 @@ impl Tasks {
         process.system.created.fetch_add(1, Ordering::Relaxed);
         process.threads.lock().push(thread.clone());
         self.processes.entry(process.pid).or_insert_with(|| process.clone());
-        self.threads.insert(thread.tid, thread.clone());
+        self.threads.insert(thread.tid(), thread.clone());
     }
 
     /// Forgets a thread that has ended.
     pub(super) fn remove_thread(&mut self, thread: &Thread) {
-        self.threads.remove(&thread.tid);
-        thread.process.threads.lock().retain(|other| other.tid != thread.tid);
+        self.threads.remove(&thread.tid());
+        thread.process.threads.lock().retain(|other| other.tid() != thread.tid());
+    }
+
+    /// Gives the only thread of a process the id of the process, which its leader had.
+    pub(super) fn make_leader(&mut self, thread: &Arc<Thread>) {
+        let pid = thread.process.pid;
+        if thread.tid() != pid {
+            self.threads.remove(&thread.tid());
+            thread.set_tid(pid);
+            self.threads.insert(pid, thread.clone());
+        }
     }
 
     /// Number of threads.

@@ -28,8 +28,8 @@ pub type RestartBlock = Box<dyn FnOnce(&mut Ctx<'_>) -> SysResult + Send>;
 
 /// A thread.
 pub struct Thread {
-    /// Thread id.
-    pub tid: i32,
+    /// Changed only by an execve that makes the thread its process' leader.
+    tid: AtomicI32,
     /// The process it is of.
     pub process: Arc<Process>,
     /// Its descriptors.
@@ -139,7 +139,7 @@ pub(super) const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 impl Thread {
     pub(super) fn new(parts: ThreadParts) -> Arc<Self> {
         Arc::new(Self {
-            tid: parts.tid,
+            tid: AtomicI32::new(parts.tid),
             process: parts.process,
             files: Mutex::new(parts.files),
             fs: Mutex::new(parts.fs),
@@ -167,6 +167,17 @@ impl Thread {
             timer_slack_ns: AtomicU64::new(parts.timer_slack_ns),
             start_ns: crate::platform::platform().monotonic_ns(),
         })
+    }
+
+    /// Thread id.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Changes the id; [`super::System::tasks`] is locked.
+    pub(super) fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Relaxed);
     }
 
     /// Whether a signal is to be acted upon before the thread goes on in the application: blocking

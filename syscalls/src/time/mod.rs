@@ -24,6 +24,9 @@ impl ProcessTimers {
     /// A thread has ended: timers that signal it go silent.
     pub(crate) fn forget_thread(&self, _thread: &Thread) {}
 
+    /// `execve` deletes what `timer_create` made.
+    pub(crate) fn delete_posix_timers(&self) {}
+
     /// The process has ended.
     pub(crate) fn disarm_all(&self) {}
 }

@@ -284,7 +284,7 @@ pub(super) fn push(
 }
 
 /// [`UserRegs::orig_rax`] of a context that is no system call.
-pub(in crate::task) const NO_CALL: u64 = u64::MAX;
+pub(crate) const NO_CALL: u64 = u64::MAX;
 
 /// Takes back the frame that the handler's return left at the stack pointer.
 ///

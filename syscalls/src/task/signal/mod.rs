@@ -18,7 +18,7 @@ mod send;
 pub(crate) use calls::CALLS;
 pub(super) use deliver::FaultState;
 pub use deliver::{FaultSignal, Next, deliver_fault, return_to_user};
-pub(super) use frame::NO_CALL;
+pub(crate) use frame::NO_CALL;
 pub use frame::min_signal_stack;
 pub use send::{is_orphaned_group, send_to_group};
 
