@@ -1,10 +1,26 @@
 //! From a run configuration and a root image to the first thread's start state.
 
-use alloc::{string::String, sync::Arc};
+use alloc::{
+    string::{String, ToString},
+    sync::Arc,
+};
 
 use hx_abi::config::RunConfig;
 
-use crate::{platform::ThreadStart, task::Thread};
+use crate::{
+    Errno,
+    fs::{
+        FdTable,
+        inode::{Rights, check_permission},
+        walk::{Final, Lookup},
+    },
+    page::PAGE_SIZE,
+    platform::{ThreadStart, VectorState},
+    task::{
+        Credentials, System, Thread,
+        exec::{self, NameLasts, Request, describe},
+    },
+};
 
 /// A boot module: a cpio archive (`hx_abi::cpio`).
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +51,22 @@ pub enum BootError {
         /// Why not.
         reason: String,
     },
-    /// Memory does not suffice.
-    #[error("not enough memory to start the program: give it more with -m")]
-    OutOfMemory,
+    /// A path that is to be read-only is not there.
+    #[error("{path} cannot be made read-only: {reason}")]
+    ReadOnly {
+        /// It.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Sets up everything that the program finds and loads it. The machine then starts the thread, and
-/// calls [`crate::task::return_to_user`] before its first instruction.
+/// calls [`crate::task::return_to_user`] before its first instruction; the selectors in the start
+/// state are left to it.
+///
+/// The archives make up one image for [`Page::of_image`](crate::page::Page::of_image), one after the
+/// other, each at the next page boundary. Later ones replace members of earlier ones.
 ///
 /// # Errors
 /// [`BootError`], with one line for the user.
@@ -49,6 +74,62 @@ pub fn boot(
     config: RunConfig,
     archives: &[Archive],
 ) -> Result<(Arc<Thread>, ThreadStart), BootError> {
-    let _ = (config, archives);
-    Err(BootError::OutOfMemory)
+    let system = System::new(config);
+    let config = &system.config;
+    let mut offset = 0;
+    for archive in archives {
+        system.vfs.populate(archive.bytes, offset).map_err(BootError::Image)?;
+        offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
+    }
+    for path in &config.read_only {
+        system.vfs.make_read_only(path).map_err(|errno| BootError::ReadOnly {
+            path: text(path),
+            reason: describe(errno).into(),
+        })?;
+    }
+    if config.missing_files {
+        system.vfs.report_missing_files();
+    }
+
+    let credentials = Credentials::new(config.uid, config.gid);
+    let thread = Thread::first(system.clone(), FdTable::new(), credentials);
+    system.console.open_standard_streams(&thread.files());
+    let lookup = Lookup::of(&thread);
+    let cwd = lookup.resolve(&config.cwd, Final::Follow).and_then(|cwd| {
+        if !cwd.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        check_permission(&**cwd.inode(), &thread.credentials(), Rights::EXEC).map(|()| cwd)
+    });
+    let cwd = cwd.map_err(|errno| BootError::WorkingDirectory {
+        directory: text(&config.cwd),
+        reason: describe(errno).into(),
+    })?;
+    thread.fs().update(|state| state.cwd = cwd);
+
+    let failed = |reason: String| BootError::Program { program: text(&config.program), reason };
+    let file = Lookup::of(&thread)
+        .resolve(&config.program, Final::Follow)
+        .map_err(|errno| failed(describe(errno).into()))?;
+    let request = Request {
+        file,
+        name: config.program.clone(),
+        argv: config.argv.clone(),
+        env: config.env.clone(),
+        name_lasts: NameLasts::Yes,
+    };
+    let loaded = exec::load(&thread, request).map_err(|error| failed(error.to_string()))?;
+    let regs = exec::start_regs(&loaded);
+    // There is no former memory to be given back.
+    drop(exec::commit(&thread, loaded));
+    let start = ThreadStart { regs, fs_base: 0, gs_base: 0, vector_state: VectorState::Initial };
+    Ok((thread, start))
 }
+
+/// Bytes from outside as a user reads them.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

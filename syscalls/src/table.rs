@@ -188,11 +188,13 @@ macro_rules! calls {
 }
 
 /// The families.
+#[rustfmt::skip] // One a line, so that families can be added side by side.
 const FAMILIES: &[&[Call]] = &[
     crate::fs::epoll::CALLS,
     crate::fs::eventfd::CALLS,
     crate::fs::pipe::CALLS,
     crate::fs::poll::CALLS,
+    crate::task::exec::CALLS,
     crate::task::exit::CALLS,
     crate::task::rseq::CALLS,
     crate::task::signal::CALLS,

@@ -228,6 +228,12 @@ impl Machine {
         self.unparked.notify_all();
     }
 
+    /// Makes this the std thread's machine, for tests that make their processes by other means than
+    /// [`TestProcess`].
+    pub fn make_current(self: &Arc<Self>) {
+        LOCAL.with_borrow_mut(|local| local.machine = Some(self.clone()));
+    }
+
     /// Makes `image` the root image.
     pub fn set_image(&self, mut image: Vec<u8>) {
         image.resize(image.len().next_multiple_of(PAGE_SIZE), 0);

@@ -110,8 +110,7 @@ impl Executable {
     /// Opens the file at `path` for execution by `credentials`.
     fn open(path: Path, thread: &Thread) -> Result<Self, Errno> {
         let inode = path.inode().clone();
-        if inode.file_type() != FileType::Regular
-            || path.mount.flags().contains(MountFlags::NO_EXEC)
+        if inode.file_type() != FileType::Regular || path.mount.flags().contains(MountFlags::NOEXEC)
         {
             return Err(Errno::EACCES);
         }
@@ -129,8 +128,7 @@ impl Executable {
                 return Err(errno);
             }
         };
-        let description =
-            FileDescription::at_path(file, linux::O_RDONLY, path, WriteAccess::None);
+        let description = FileDescription::at_path(file, linux::O_RDONLY, path, WriteAccess::None);
         Ok(Self { description, inode })
     }
 
@@ -226,8 +224,8 @@ fn find_program(thread: &Thread, request: &mut Request) -> Result<Executable, Ex
         let len = Bytes { file: &file, thread }
             .read_at(0, &mut head)
             .map_err(|error| Errno::new(error.0 as i32))?;
-        let script = Script::parse(&head[..len])
-            .map_err(|error| Errno::new(error.errno() as i32))?;
+        let script =
+            Script::parse(&head[..len]).map_err(|error| Errno::new(error.errno() as i32))?;
         let Some(script) = script else { return Ok(file) };
         if depth == MAX_INTERPRETER_DEPTH {
             return Err(Errno::ELOOP.into());
@@ -277,12 +275,10 @@ pub(crate) fn load(thread: &Thread, mut request: Request) -> Result<Loaded, Exec
         None => None,
         Some(path) => {
             let file = open_interpreter(thread, path)?;
-            Some(plan(thread, file, Role::Interpreter).map_err(|error| {
-                ExecError::Interpreter {
-                    path: String::from_utf8_lossy(path).into_owned(),
-                    reason: format!("{error}"),
-                    errno: Errno::new(error.errno(Role::Interpreter) as i32),
-                }
+            Some(plan(thread, file, Role::Interpreter).map_err(|error| ExecError::Interpreter {
+                path: String::from_utf8_lossy(path).into_owned(),
+                reason: format!("{error}"),
+                errno: Errno::new(error.errno(Role::Interpreter) as i32),
             })?)
         }
     };
@@ -477,7 +473,7 @@ fn new_credentials(thread: &Thread, file: &Executable) -> (Arc<Credentials>, boo
     let old = thread.credentials();
     let mut new = (*old).clone();
     let (mode, uid, gid) = file.inode.ownership();
-    let honours_bits = !file.path().mount.flags().contains(MountFlags::NO_SUID)
+    let honours_bits = !file.path().mount.flags().contains(MountFlags::NOSUID)
         && !thread.no_new_privs.load(Ordering::Relaxed);
     if honours_bits {
         if mode & linux::S_ISUID != 0 {
@@ -611,8 +607,7 @@ fn read_strings(array: UserPtr<u64>, budget: &mut usize) -> Result<Vec<Vec<u8>>,
         }
         let string = read_c_string(UserAddr(pointer), MAX_ARG_STRLEN, Errno::E2BIG)?;
         // The exact limits are checked later; this one keeps the kernel's memory.
-        *budget =
-            budget.checked_sub(string.len() + 1 + size_of::<u64>()).ok_or(Errno::E2BIG)?;
+        *budget = budget.checked_sub(string.len() + 1 + size_of::<u64>()).ok_or(Errno::E2BIG)?;
         strings.push(string);
     }
 }
@@ -623,12 +618,7 @@ const MAX_ARG_STRLEN: usize = 32 * PAGE_SIZE;
 /// No limit allows more arguments than three quarters of the default stack limit.
 const MAX_ARGUMENTS: usize = linux::_STK_LIM as usize / 4 * 3;
 
-fn execve(
-    ctx: &mut Ctx<'_>,
-    path: PathArg,
-    argv: UserPtr<u64>,
-    envp: UserPtr<u64>,
-) -> SysResult {
+fn execve(ctx: &mut Ctx<'_>, path: PathArg, argv: UserPtr<u64>, envp: UserPtr<u64>) -> SysResult {
     let name = read_path(path.0)?;
     let file = Lookup::of(ctx.thread).resolve(&name, Final::Follow)?;
     exec(ctx, file, name, NameLasts::Yes, argv, envp)

@@ -3,14 +3,14 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use hx_abi::link::{Exit, Record};
+use hx_abi::link::Exit;
 use linux_raw_sys::general as linux;
 
 use super::{
     Ctx, Process, Thread,
     signal::{Handler, SigInfo, SignalNumber},
 };
-use crate::{SysResult, calls, fs::FdTable, platform::platform, table::Call, user::UserPtr};
+use crate::{SysResult, calls, fs::FdTable, table::Call, user::UserPtr};
 
 pub(crate) const CALLS: &[Call] = calls! {
     __NR_exit => exit(status: i32);
@@ -86,7 +86,6 @@ fn end_process(last: &Thread) {
     drop(core::mem::take(&mut *process.program.lock()));
     if process.pid == 1 {
         process.system.end(exit);
-        platform().send_record(&Record::Exit(exit));
     }
     become_zombie(last, exit);
     process.exit_event.wake_all();

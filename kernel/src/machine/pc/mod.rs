@@ -54,10 +54,17 @@ pub fn is_image_frame(frame: Frame) -> bool {
 /// The frame at this page-aligned offset of the root image.
 pub fn image_frame(offset: usize) -> Option<Frame> {
     let images = IMAGES.get()?;
-    let image = if images.root.is_empty() { images.module } else { images.root };
-    let at = image.start + offset as u64;
-    (at.is_multiple_of(frames::FRAME_SIZE) && at < image.end)
-        .then_some(Frame(at / frames::FRAME_SIZE))
+    let mut offset = offset as u64;
+    // The archives follow one another at page boundaries, as `hx_syscalls::boot` counts them.
+    for image in [&images.root, &images.module] {
+        let len = image.end - image.start;
+        if offset < len {
+            let at = image.start + offset;
+            return at.is_multiple_of(frames::FRAME_SIZE).then_some(Frame(at / frames::FRAME_SIZE));
+        }
+        offset = offset.checked_sub(len.next_multiple_of(frames::FRAME_SIZE))?;
+    }
+    None
 }
 
 /// Brings the first processor and its memory up. Runs on the boot stack and page tables.

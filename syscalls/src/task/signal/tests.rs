@@ -1,6 +1,6 @@
 use alloc::{vec, vec::Vec};
 
-use hx_abi::link::{Exit, Record};
+use hx_abi::link::Exit;
 use linux_raw_sys::general as linux;
 
 use super::{FaultSignal, SigInfo, SignalNumber, SignalSet, deliver_fault, frame::NO_CALL};
@@ -212,7 +212,6 @@ fn default_actions_end_the_process_or_do_nothing() {
     assert_eq!(player.ctx(|ctx| return_to_user(ctx, None)), Next::Ended);
     let exit = Exit::Signal { signal: 3, core: true };
     assert_eq!(player.process.thread.process.system.ended(), Some(exit));
-    assert_eq!(player.process.machine.take_records(), [Record::Exit(exit)]);
 }
 
 #[test]
