@@ -93,7 +93,7 @@ pub fn boot(
 
     let credentials = Credentials::new(config.uid, config.gid);
     let thread = Thread::first(system.clone(), FdTable::new(), credentials);
-    system.console.open_standard_streams(&thread.files());
+    system.console.open_standard_streams(&system.vfs, &thread.files());
     let lookup = Lookup::of(&thread);
     let cwd = lookup.resolve(&config.cwd, Final::Follow).and_then(|cwd| {
         if !cwd.is_directory() {
