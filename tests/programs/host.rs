@@ -1,0 +1,135 @@
+//! Running one command natively and under Hermix.
+
+use std::{env, ffi::OsString, fs, path::PathBuf, time::Duration};
+
+use hx_tests::{
+    outcome::{Input, Invocation, Outcome, run},
+    repository,
+};
+
+/// Where commands run in the guest; natively, in a folder of their own.
+pub(crate) const GUEST_FOLDER: &str = "/tmp/scratch";
+
+/// A program with everything that both runs have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    /// Program and arguments.
+    pub(crate) command: Vec<OsString>,
+    /// Variables on top of [`BASE_ENV`].
+    pub(crate) env: Vec<(String, String)>,
+    /// Standard input.
+    pub(crate) input: Input,
+    /// Files in the working folder: name and contents.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Options for hermit-run.
+    pub(crate) options: Vec<String>,
+    /// Time limit under Hermix.
+    pub(crate) timeout: Duration,
+}
+
+impl Task {
+    pub(crate) fn new(command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            command: command.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            input: Input::Null,
+            files: Vec::new(),
+            options: Vec::new(),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The environment of both runs.
+const BASE_ENV: [(&str, &str); 4] = [
+    ("HOME", "/root"),
+    ("LANG", "C.UTF-8"),
+    ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"),
+    ("TZ", "UTC0"),
+];
+
+/// Longest time for a native run.
+const NATIVE_LIMIT: Duration = Duration::from_secs(60);
+
+fn hermit_run() -> PathBuf {
+    let default = || repository().join("target/release/hermit-run");
+    env::var_os("HERMIX_RUN").map_or_else(default, PathBuf::from)
+}
+
+fn kernel() -> OsString {
+    env::var_os("HERMIX_KERNEL").unwrap_or_else(|| {
+        repository().join("target/kernel/x86_64-unknown-none/kernel/hx-kernel").into()
+    })
+}
+
+/// Checks that there is something to test.
+pub(crate) fn require() -> Result<(), String> {
+    for path in [hermit_run(), kernel().into()] {
+        if !path.exists() {
+            return Err(format!("{} is not built: run scripts/test", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Runs natively, in an empty folder on a tmpfs, as the guest's is.
+pub(crate) fn native(task: &Task) -> Result<Outcome, String> {
+    let folder = scratch(task)?;
+    let env = BASE_ENV.iter().map(|(name, value)| (name.into(), value.into()));
+    let own = task.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let invocation = Invocation {
+        command: task.command.clone(),
+        env: env.chain(own).collect(),
+        folder: Some(folder.path().to_owned()),
+        input: task.input.clone(),
+    };
+    run(&invocation, NATIVE_LIMIT)
+}
+
+/// Runs under Hermix.
+pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
+    let folder = scratch(task)?;
+    let mut command: Vec<OsString> = vec![hermit_run().into(), "--quiet".into()];
+    command.extend(["--workdir", GUEST_FOLDER].map(OsString::from));
+    if !task.files.is_empty() {
+        let mut volume = folder.path().as_os_str().to_owned();
+        volume.push(":");
+        volume.push(GUEST_FOLDER);
+        command.extend(["--volume".into(), volume]);
+    }
+    let base = BASE_ENV.iter().map(|(name, value)| format!("{name}={value}"));
+    let own = task.env.iter().map(|(name, value)| format!("{name}={value}"));
+    for variable in base.chain(own) {
+        command.extend(["--env".into(), variable.into()]);
+    }
+    command.extend(task.options.iter().map(OsString::from));
+    command.push("--".into());
+    command.extend(task.command.iter().cloned());
+    let mut host_env = vec![(OsString::from("HERMIX_KERNEL"), kernel())];
+    for name in ["PATH", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
+        host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
+    }
+    let invocation =
+        Invocation { command, env: host_env, folder: None, input: task.input.clone() };
+    run(&invocation, task.timeout)
+}
+
+/// Both runs must agree.
+pub(crate) fn compare(task: &Task) -> Result<(), String> {
+    let native = native(task)?;
+    hermix(task)?.compare(&native)
+}
+
+/// A folder with the task's files.
+fn scratch(task: &Task) -> Result<tempfile::TempDir, String> {
+    let memory = PathBuf::from("/dev/shm");
+    let parent = if memory.is_dir() { memory } else { env::temp_dir() };
+    let folder = tempfile::Builder::new().prefix("hermix-test").tempdir_in(parent);
+    let folder = folder.map_err(|error| format!("no scratch folder: {error}"))?;
+    for (name, contents) in &task.files {
+        let path = folder.path().join(name);
+        let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
+        parent.and_then(|()| fs::write(&path, contents)).map_err(|e| format!("{path:?}: {e}"))?;
+    }
+    Ok(folder)
+}

@@ -1,0 +1,44 @@
+//! Linux programs, each run natively and under Hermix and compared. `scripts/test` builds what this
+//! needs: hermit-run and the kernel.
+//!
+//! `$HERMIX_RUN` names another hermit-run than the one in `target/release`.
+#![forbid(unsafe_code)]
+
+mod host;
+mod linux_bins;
+
+use std::{fs, process::ExitCode};
+
+use hx_tests::{expected::ExpectedFailures, repository};
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each guest keeps one CPU busy, and QEMU's own threads another.
+    arguments.test_threads.get_or_insert(2);
+    match trials() {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trials() -> Result<Vec<Trial>, String> {
+    host::require()?;
+    let list = repository().join("tests/expected-failures.txt");
+    let list = fs::read_to_string(&list).map_err(|error| format!("{list:?}: {error}"))?;
+    let expected = ExpectedFailures::parse(&list);
+    let mut trials = linux_bins::trials(&expected)?;
+    let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
+    let unknown = expected.unknown(&names).join(", ");
+    trials.push(Trial::test("expected-failures::name-tests", move || {
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("no such tests: {unknown}").into())
+        }
+    }));
+    Ok(trials)
+}
