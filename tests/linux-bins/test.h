@@ -75,7 +75,8 @@ __attribute__((constructor)) static void lines_appear_at_once(void) {
 
 static void put_file(const char *path, const char *text) {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text)) perror(path);
+    if (fd < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
+        printf("%s: %s\n", path, errno_name(errno));
     close(fd);
 }
 

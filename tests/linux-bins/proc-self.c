@@ -1,0 +1,25 @@
+// What a program finds about itself in /proc, and the device files that stand for descriptors.
+#include "test.h"
+static void link_of(const char *path) { char target[PATH_MAX] = ""; ssize_t n = readlink(path, target, sizeof target - 1); char *name = strrchr(target, '/'); printf("%s -> %s\n", path, n < 0 ? errno_name(errno) : name ? name + 1 : target); }
+static int has_line(const char *path, const char *start) { FILE *f = fopen(path, "r"); char line[4096]; int found = 0; while (f && fgets(line, sizeof line, f)) found |= !strncmp(line, start, strlen(start)); if (f) fclose(f); return found; }
+int global_data = 1;
+int main(int argc, char **argv) {
+    struct stat st; char text[4096], name[64];
+    link_of("/proc/self/exe"); CHECK(atoi(realpath("/proc/self", text) ? strrchr(text, '/') + 1 : "0") == getpid()); sprintf(name, "/proc/%d/exe", getpid()); link_of(name);
+    int fd = open("file", O_RDWR | O_CREAT, 0600); write(fd, "abc", 3); sprintf(name, "/proc/self/fd/%d", fd); link_of(name); show_file(name); int again = open(name, O_RDWR); CALL(lseek(again, 0, SEEK_CUR)); unlink("file"); readlink(name, text, 4096); CHECK(strstr(text, "/file (deleted)") != NULL); CALL(lseek(open(name, O_RDONLY), 0, SEEK_END)); link_of("/proc/self/fd/99"); sprintf(name, "/dev/fd/%d", fd); CALL(stat(name, &st)); SHOW(st.st_size);
+    sprintf(name, "/proc/self/fdinfo/%d", fd); CHECK(has_line(name, "pos:\t3")); CHECK(has_line(name, "flags:\t0100002") || has_line(name, "flags:\t02"));
+    int n = open("/proc/self/cmdline", O_RDONLY); ssize_t size = read(n, text, 4096); CHECK(size == (ssize_t)strlen(argv[0]) + 1 && !strcmp(text, argv[0])); n = open("/proc/self/environ", O_RDONLY); size = read(n, text, 4096); CHECK(size > 10); CHECK(memmem(text, size, "TZ=UTC0", 8) != NULL);
+    n = open("/proc/self/comm", O_RDONLY); size = read(n, text, 100); text[size] = 0; printf("comm %s", text);
+    CHECK(has_line("/proc/self/status", "Name:\t")); CHECK(has_line("/proc/self/status", "VmRSS:")); CHECK(has_line("/proc/self/status", "Threads:\t1")); CHECK(has_line("/proc/self/status", "Uid:\t0\t0\t0\t0")); CHECK(has_line("/proc/self/status", "State:\tR (running)")); CHECK(has_line("/proc/meminfo", "MemTotal:")); CHECK(has_line("/proc/meminfo", "MemAvailable:")); CHECK(has_line("/proc/cpuinfo", "processor\t: 0")); CHECK(has_line("/proc/cpuinfo", "flags\t\t:")); CHECK(has_line("/proc/stat", "cpu  ")); CHECK(has_line("/proc/mounts", "proc /proc proc")); CHECK(has_line("/proc/filesystems", "nodev\ttmpfs")); CHECK(has_line("/proc/version", "Linux version ")); CHECK(has_line("/proc/self/limits", "Max open files"));
+    // The memory map: own code, data, heap, stack, vdso, each with its rights.
+    FILE *maps = fopen("/proc/self/maps", "r"); int code = 0, data = 0, stack = 0, heap = 0, vdso = 0; unsigned long from, to, last = 0; char rights[8], rest[PATH_MAX]; long ordered = 1; malloc(100000); void *top = sbrk(0);
+    while (fscanf(maps, "%lx-%lx %7s %*x %*s %*d%[^\n]", &from, &to, rights, rest) >= 3) { ordered &= from >= last && from < to; last = to; if ((unsigned long)main >= from && (unsigned long)main < to) code = !strcmp(rights, "r-xp"); if ((unsigned long)&global_data >= from && (unsigned long)&global_data < to) data = !strcmp(rights, "rw-p"); if ((unsigned long)&st >= from && (unsigned long)&st < to) stack = !strcmp(rights, "rw-p") && strstr(rest, "[stack]"); if (strstr(rest, "[heap]")) heap = 1; if (strstr(rest, "[vdso]")) vdso = !strcmp(rights, "r-xp"); rest[0] = 0; }
+    SHOW(ordered); SHOW(code); SHOW(data); SHOW(stack); SHOW(vdso); fclose(maps);
+    n = open("/proc/self/statm", O_RDONLY); size = read(n, text, 100); text[size] = 0; long a, b; CHECK(sscanf(text, "%ld %ld", &a, &b) == 2 && a > b && b > 0); n = open("/proc/self/stat", O_RDONLY); size = read(n, text, 1000); text[size] = 0; CHECK(atoi(text) == getpid() && strstr(text, ") R ") != NULL);
+    n = open("/proc/sys/kernel/osrelease", O_RDONLY); CHECK(read(n, text, 10) > 3 && atoi(text) >= 4); n = open("/proc/sys/vm/overcommit_memory", O_RDONLY); CHECK(read(n, text, 10) == 2); n = open("/proc/sys/kernel/random/boot_id", O_RDONLY); CHECK(read(n, text, 100) == 37); n = open("/proc/uptime", O_RDONLY); CHECK(read(n, text, 100) > 5); n = open("/proc/loadavg", O_RDONLY); CHECK(read(n, text, 100) > 5);
+    CALL(open("/proc/self/maps", O_WRONLY)); CALL(mkdir("/proc/x", 0700)); CALL(unlink("/proc/self/maps")); CALL(open("/proc/none", O_RDONLY)); CALL(open("/proc/999999999/stat", O_RDONLY));
+    // Own memory through /proc/self/mem.
+    n = open("/proc/self/mem", O_RDWR); int value = 0; CALL(pread(n, &value, sizeof value, (long)&global_data)); SHOW(value); value = 77; CALL(pwrite(n, &value, sizeof value, (long)&global_data)); SHOW(*(volatile int *)&global_data); CALL(pread(n, &value, 4, 16));
+    DIR *dir = opendir("/proc/self/fd"); int descriptors = 0; while (readdir(dir)) descriptors++; CHECK(descriptors > 10); dir = opendir("/proc/self/task"); int tasks = 0; struct dirent *e; while ((e = readdir(dir))) tasks += atoi(e->d_name) == getpid(); SHOW(tasks);
+    return 0;
+}
