@@ -1,12 +1,12 @@
 // Who and where: ids, groups, names, limits, usage, priorities; prctl and arch_prctl.
 #include "test.h"
-#include <asm/prctl.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
 #include <sys/times.h>
 #include <sys/utsname.h>
+enum { ARCH_SET_GS = 0x1001, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS };
 int main(void) {
     printf("%d %d %d %d\n", getuid(), geteuid(), getgid(), getegid()); CHECK(getpid() > 0); CHECK(syscall(SYS_gettid) == getpid()); CHECK(getppid() >= 0); CHECK(getpgrp() == getpgid(0)); CALL(getpgid(-1)); CALL(getpgid(999999)); CALL(getsid(999999)); CHECK(getsid(0) >= 0);
     uid_t r, e, s; CALL(getresuid(&r, &e, &s)); printf("%d %d %d\n", r, e, s); CALL(getresgid(&r, &e, &s)); CALL(getgroups(0, NULL) >= 0); CALL(setgroups(2, (gid_t[]){5, 6})); gid_t groups[4]; CALL(getgroups(4, groups)); printf("%d %d\n", groups[0], groups[1]); CALL(getgroups(1, groups)); CALL(getgroups(-1, groups)); CALL(syscall(SYS_setgroups, 70000, groups));

@@ -5,7 +5,7 @@ static int has_line(const char *path, const char *start) { FILE *f = fopen(path,
 int global_data = 1;
 int main(int argc, char **argv) {
     struct stat st; char text[4096], name[64];
-    link_of("/proc/self/exe"); CHECK(atoi(realpath("/proc/self", text) ? strrchr(text, '/') + 1 : "0") == getpid()); sprintf(name, "/proc/%d/exe", getpid()); link_of(name);
+    link_of("/proc/self/exe"); CHECK(atoi(realpath("/proc/self", text) ? strrchr(text, '/') + 1 : "0") == getpid()); sprintf(name, "/proc/%d/exe", getpid()); CHECK(readlink(name, text, sizeof text) > 0);
     int fd = open("file", O_RDWR | O_CREAT, 0600); write(fd, "abc", 3); sprintf(name, "/proc/self/fd/%d", fd); link_of(name); show_file(name); int again = open(name, O_RDWR); CALL(lseek(again, 0, SEEK_CUR)); unlink("file"); readlink(name, text, 4096); CHECK(strstr(text, "/file (deleted)") != NULL); CALL(lseek(open(name, O_RDONLY), 0, SEEK_END)); link_of("/proc/self/fd/99"); sprintf(name, "/dev/fd/%d", fd); CALL(stat(name, &st)); SHOW(st.st_size);
     sprintf(name, "/proc/self/fdinfo/%d", fd); CHECK(has_line(name, "pos:\t3")); CHECK(has_line(name, "flags:\t0100002") || has_line(name, "flags:\t02"));
     int n = open("/proc/self/cmdline", O_RDONLY); ssize_t size = read(n, text, 4096); CHECK(size == (ssize_t)strlen(argv[0]) + 1 && !strcmp(text, argv[0])); n = open("/proc/self/environ", O_RDONLY); size = read(n, text, 4096); CHECK(size > 10); CHECK(memmem(text, size, "TZ=UTC0", 8) != NULL);

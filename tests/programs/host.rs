@@ -109,8 +109,7 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
     for name in ["PATH", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
-    let invocation =
-        Invocation { command, env: host_env, folder: None, input: task.input.clone() };
+    let invocation = Invocation { command, env: host_env, folder: None, input: task.input.clone() };
     run(&invocation, task.timeout)
 }
 

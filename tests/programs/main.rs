@@ -34,11 +34,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
     let unknown = expected.unknown(&names).join(", ");
     trials.push(Trial::test("expected-failures::name-tests", move || {
-        if unknown.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("no such tests: {unknown}").into())
-        }
+        if unknown.is_empty() { Ok(()) } else { Err(format!("no such tests: {unknown}").into()) }
     }));
     Ok(trials)
 }

@@ -137,8 +137,7 @@ pub fn run(invocation: &Invocation, limit: Duration) -> Result<Outcome, String> 
     if let Some(writer) = writer {
         let _ = writer.join();
     }
-    let status =
-        status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(i32::MAX);
+    let status = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(i32::MAX);
     Ok(Outcome { stdout, stderr, status })
 }
 
@@ -191,9 +190,8 @@ fn excerpt(bytes: &[u8]) -> String {
 /// The lines that differ, native ones marked with `-`, ours with `+`: up to the first dozen.
 fn difference(ours: &[u8], theirs: &[u8]) -> String {
     const MOST: usize = 12;
-    let lines = |bytes: &[u8]| -> Vec<String> {
-        bytes.split(|byte| *byte == b'\n').map(excerpt).collect()
-    };
+    let lines =
+        |bytes: &[u8]| -> Vec<String> { bytes.split(|byte| *byte == b'\n').map(excerpt).collect() };
     let (ours, theirs) = (lines(ours), lines(theirs));
     let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
     let same_end = ours[same..]
@@ -217,7 +215,6 @@ fn difference(ours: &[u8], theirs: &[u8]) -> String {
     }
     report
 }
-
 
 #[cfg(test)]
 mod tests {

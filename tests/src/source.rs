@@ -92,9 +92,8 @@ impl Source {
         for entry in entries {
             let path = entry.map_err(|error| format!("{folder:?}: {error}"))?.path();
             let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-            let is_library = path.file_stem().is_some_and(|stem| {
-                stem.as_encoded_bytes().ends_with(b"-library")
-            });
+            let is_library =
+                path.file_stem().is_some_and(|stem| stem.as_encoded_bytes().ends_with(b"-library"));
             if is_library || !["c", "S", "rs", "sh"].contains(&ending) {
                 continue;
             }
