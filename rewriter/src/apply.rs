@@ -206,7 +206,7 @@ mod tests {
     use alloc::{vec, vec::Vec};
 
     use super::*;
-    use crate::format::{DecodeError, Resume, Site, Stub, Treatment};
+    use crate::format::{DecodeError, Resume, Site, Stub, Text, Treatment};
 
     /// `mov eax, 39; syscall` at 0x1ffc (so `syscall` is on the next page), the `mov` replaced, and
     /// a `syscall` at 0x2010 that jumps to padding at 0x2020.
@@ -214,6 +214,7 @@ mod tests {
         let plan = Plan {
             stub_area_len: 64,
             reach: (0x1000, 0x2100),
+            text: vec![Text { address: 0x1000, offset: 0, len: 0x1100 }],
             slots: vec![Number::Known(39), Number::Computed],
             sites: vec![Site {
                 address: 0x2000,

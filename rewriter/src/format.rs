@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding. A plan of any other version does not decode: it is made anew.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// First bytes of an encoded plan.
 const MAGIC: [u8; 4] = *b"HXRP";
@@ -142,6 +142,17 @@ pub(crate) struct Resume {
     pub(crate) offset: u32,
 }
 
+/// A stretch of the file that is loaded as code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Text {
+    /// Link-time address.
+    pub(crate) address: u64,
+    /// Offset in the file.
+    pub(crate) offset: u64,
+    /// Bytes.
+    pub(crate) len: u64,
+}
+
 /// What to patch in one ELF file and which stubs it needs.
 ///
 /// Equal files give equal plans, byte for byte.
@@ -151,6 +162,8 @@ pub struct Plan {
     pub(crate) stub_area_len: u32,
     /// Lowest and highest link-time address that a stub or a patch refers to.
     pub(crate) reach: (u64, u64),
+    /// The executable segments, by address.
+    pub(crate) text: Vec<Text>,
     /// Entries that the stubs jump through, at the start of the stub area.
     pub(crate) slots: Vec<Number>,
     /// By address.
@@ -235,6 +248,19 @@ impl Plan {
     #[must_use]
     pub fn reach(&self) -> (u64, u64) {
         self.reach
+    }
+
+    /// The load bias of a mapping that shows the code at `file_offset` at run-time address
+    /// `address`. `None` where no executable segment holds that part of the file.
+    #[must_use]
+    pub fn load_bias(&self, file_offset: u64, address: u64) -> Option<u64> {
+        let page = file_offset / PAGE_SIZE * PAGE_SIZE;
+        let text = self.text.iter().find(|text| {
+            let start = text.offset / PAGE_SIZE * PAGE_SIZE;
+            text.offset.checked_add(text.len).is_some_and(|end| (start..end).contains(&page))
+        })?;
+        let link_time = text.address.wrapping_add(file_offset).wrapping_sub(text.offset);
+        Some(address.wrapping_sub(link_time))
     }
 
     /// Every site that was found, by address.

@@ -23,6 +23,7 @@ use goblin::{
 };
 
 use super::PlanError;
+use crate::format::Text;
 
 /// The only class and byte order of x86-64.
 const CTX: Ctx = Ctx { container: Container::Big, le: Endian::Little };
@@ -52,6 +53,8 @@ impl Region<'_> {
 struct Load<'a> {
     address: u64,
     bytes: &'a [u8],
+    /// Offset in the file.
+    offset: u64,
     executable: bool,
     writable: bool,
 }
@@ -80,6 +83,17 @@ pub(super) struct Image<'a> {
 }
 
 impl<'a> Image<'a> {
+    /// Where the executable segments are, in memory and in the file.
+    pub(super) fn text(&self) -> Vec<Text> {
+        let executable = self.loads.iter().filter(|load| load.executable);
+        let text = executable.map(|load| Text {
+            address: load.address,
+            offset: load.offset,
+            len: load.bytes.len() as u64,
+        });
+        text.collect()
+    }
+
     pub(super) fn parse(file: &'a [u8]) -> Result<Self, PlanError> {
         let header = Elf::parse_header(file).map_err(|_| PlanError::NotElf)?;
         if header.e_machine != EM_X86_64
@@ -388,6 +402,7 @@ fn loads<'a>(file: &'a [u8], phdrs: &[ProgramHeader]) -> Result<Vec<Load<'a>>, P
             phdr.p_vaddr.checked_add(len as u64)?.checked_add(4096)?;
             Some(Load {
                 address: phdr.p_vaddr,
+                offset: phdr.p_offset,
                 bytes: &rest[..len],
                 executable: phdr.p_flags & PF_X != 0,
                 writable: phdr.p_flags & PF_W != 0,

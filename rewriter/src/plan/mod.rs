@@ -61,7 +61,8 @@ pub fn plan(elf: &[u8]) -> Result<Planned, PlanError> {
     let mut chooser = choose::Chooser::new(&image, &flow);
     chooser.choose_all();
     let sites: Vec<_> = chooser.sites;
-    let plan = place::place(sites, &chooser.choices)?;
+    let mut plan = place::place(sites, &chooser.choices)?;
+    plan.text = image.text();
     let report = report::report(&plan, &image, &flow);
     Ok(Planned { plan, report })
 }
