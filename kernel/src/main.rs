@@ -15,6 +15,7 @@ mod memory;
 mod panic;
 mod platform;
 mod random;
+mod rewrite;
 mod sched;
 mod trap;
 mod vdso;

@@ -1,5 +1,7 @@
 //! What happens on system calls, exceptions and interrupts, whatever the machine.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use hx_syscalls::{
     Ctx, SysResult,
     mm::{Access, Fault},
@@ -87,6 +89,14 @@ pub fn interrupt(regs: &mut UserRegs) {
     go_back(&mut Ctx { thread, regs }, None);
 }
 
+/// Whether an interrupt came while the kernel ran, and what it announces is still to be looked at.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// An interrupt while the kernel ran: acted upon on the way back to the application.
+pub fn interrupt_in_kernel() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
 /// A page fault in the kernel: true if it was one of application memory and has been resolved.
 pub fn kernel_page_fault(fault: &PageFault) -> bool {
     fault.address < USER_END && fault.resolve().is_ok()
@@ -95,6 +105,9 @@ pub fn kernel_page_fault(fault: &PageFault) -> bool {
 /// The last steps before the application runs again, or never does.
 fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
     loop {
+        if INTERRUPTED.load(Ordering::Relaxed) && INTERRUPTED.swap(false, Ordering::Relaxed) {
+            events::poll();
+        }
         if task::return_to_user(ctx, result.take()) == Next::Ended {
             if let Some(exit) = ctx.thread.process.system.ended() {
                 crate::end(exit);

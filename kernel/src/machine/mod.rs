@@ -20,7 +20,7 @@ pub use pc::cpu::{
     VectorState, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base, set_kernel_stack,
     this as this_cpu, tsc, wait_for_interrupt,
 };
-pub use pc::traps::{prepare_stack, switch_to};
+pub use pc::traps::{prepare_stack, stub_entry_address as stub_entry, switch_to};
 
 /// Time.
 pub use pc::clock;

@@ -172,4 +172,7 @@ pub trait CodePatcher: Send + Sync {
     /// # Errors
     /// [`OutOfMemory`].
     fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory>;
+
+    /// The patcher of a forked copy of the address space, in which everything is where it is here.
+    fn forked(&self) -> Arc<dyn CodePatcher>;
 }

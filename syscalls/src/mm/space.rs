@@ -607,7 +607,7 @@ impl AddressSpace {
             brk: inner.brk,
             future_flags: VmaFlags::empty(),
             zero_page: inner.zero_page.clone(),
-            patcher: inner.patcher.clone(),
+            patcher: inner.patcher.as_ref().map(|patcher| patcher.forked()),
         })?;
         // Nobody else knows the child yet: its lock is taken for form's sake.
         let mut child_guard = child.inner.lock();

@@ -8,6 +8,7 @@ use core::{
     arch::{asm, x86_64::__cpuid_count},
     mem::offset_of,
     ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use hx_syscalls::{page::OutOfMemory, platform::CpuInfo};
@@ -31,6 +32,8 @@ pub struct PerCpu {
     this: *const PerCpu,
     kernel_stack: u64,
     user_rsp: u64,
+    stub_calls: AtomicU64,
+    trap_calls: AtomicU64,
     /// The scheduler's data.
     pub sched: crate::sched::PerCpu,
     /// Number of the processor.
@@ -41,6 +44,18 @@ pub struct PerCpu {
 pub const KERNEL_STACK_OFFSET: usize = offset_of!(PerCpu, kernel_stack);
 /// Offset of the entry code's scratch word.
 pub const USER_RSP_OFFSET: usize = offset_of!(PerCpu, user_rsp);
+
+/// Offset of the count of calls that came from rewritten sites.
+pub const STUB_CALLS_OFFSET: usize = offset_of!(PerCpu, stub_calls);
+/// Offset of the count of calls that came by the `syscall` instruction.
+pub const TRAP_CALLS_OFFSET: usize = offset_of!(PerCpu, trap_calls);
+
+impl PerCpu {
+    /// How many system calls came from rewritten sites, and how many by `syscall`.
+    pub fn call_counts(&self) -> (u64, u64) {
+        (self.stub_calls.load(Ordering::Relaxed), self.trap_calls.load(Ordering::Relaxed))
+    }
+}
 
 /// What the processor can do, found at boot.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +143,8 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         this: core::ptr::null(),
         kernel_stack: 0,
         user_rsp: 0,
+        stub_calls: AtomicU64::new(0),
+        trap_calls: AtomicU64::new(0),
         sched: crate::sched::PerCpu::default(),
         index,
     }));

@@ -20,6 +20,15 @@
 //! return to CPL 3. So the way back restores the flags but for IF, changes to the application's stack
 //! and ends in `sti; jmp rcx`: `sti` takes effect after the jump, so no interrupt arrives while rip
 //! is the kernel's and rsp the application's. Nothing is ever pushed on the application's stack.
+//!
+//! # Rewritten sites
+//!
+//! A stub (`docs/rewriting.md`) jumps to a *stub entry* with rcx = return address, rax = number (or
+//! anything, at the entry of a known number), and everything else, flags included, as the
+//! application had it. Interrupts are still on. Until they are off the instruction pointer is the
+//! kernel's but the stack the application's, so the trap code treats addresses between
+//! `stub_entries` and `stub_entries_end` as it treats the application's: it does not touch that
+//! stack. An interrupt there is acknowledged and left for the way back from the call.
 
 use core::arch::global_asm;
 
@@ -36,6 +45,10 @@ use crate::trap::{self, Exception, PageFault};
 pub const FIRST_INTERRUPT: u8 = 32;
 
 const STUB_LEN: usize = 16;
+
+/// Numbers with a stub entry of their own: all that Linux has.
+const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
+const KNOWN_ENTRY_LEN: usize = 16;
 
 global_asm!(
     r#"
@@ -68,9 +81,16 @@ trap_common:
     mov rax, [rdx + 40]
     test rax, rax
     js 2f
-    mov rsp, gs:[{kernel_stack}]
+1:  mov rsp, gs:[{kernel_stack}]
     jmp 3f
-2:  // NMI, double fault and machine check may come anywhere: they stay on their own stacks.
+2:  // A stub entry still runs on the application's stack.
+    lea rcx, [rip + stub_entries]
+    cmp rax, rcx
+    jb 5f
+    lea rcx, [rip + stub_entries_end]
+    cmp rax, rcx
+    jb 1b
+5:  // NMI, double fault and machine check may come anywhere: they stay on their own stacks.
     mov rax, [rdx + 24]
     cmp eax, 2
     je 4f
@@ -133,12 +153,36 @@ return_by_iret:
     mov qword ptr [rsp + 32], {data}
     iretq
 
+    // One entry for each system call number, and the one that takes the number from rax.
+    .balign 16
+stub_entries:
+    .set number, 0
+    .rept {known_numbers}
+    .balign {known_entry_len}
+    mov eax, number
+    jmp stub_entry
+    .set number, number + 1
+    .endr
+    .balign 16
+stub_entry:
+    cli
+    mov gs:[{user_rsp}], rsp
+    mov rsp, gs:[{kernel_stack}]
+stub_entries_end:
+    pushfq
+    pop r11
+    or r11, 0x200
+    cld
+    inc qword ptr gs:[{stub_calls}]
+    jmp 1f
+
     .balign 16
     .global syscall_entry
 syscall_entry:
     mov gs:[{user_rsp}], rsp
     mov rsp, gs:[{kernel_stack}]
-    push {linux_data}
+    inc qword ptr gs:[{trap_calls}]
+1:  push {linux_data}
     push gs:[{user_rsp}]
     push r11
     push {linux_code}
@@ -280,6 +324,10 @@ load_recoverable:
     stub_len = const STUB_LEN,
     kernel_stack = const super::cpu::KERNEL_STACK_OFFSET,
     user_rsp = const super::cpu::USER_RSP_OFFSET,
+    stub_calls = const super::cpu::STUB_CALLS_OFFSET,
+    trap_calls = const super::cpu::TRAP_CALLS_OFFSET,
+    known_numbers = const KNOWN_NUMBERS,
+    known_entry_len = const KNOWN_ENTRY_LEN,
     code = const CODE_SELECTOR,
     data = const DATA_SELECTOR,
     // What a program sees of its segments, in signal frames: Linux's selectors.
@@ -292,6 +340,8 @@ load_recoverable:
 
 unsafe extern "C" {
     static trap_stubs: [u8; 256 * STUB_LEN];
+    static stub_entries: [u8; KNOWN_NUMBERS * KNOWN_ENTRY_LEN];
+    static stub_entry: u8;
     static __exception_table_start: [u64; 2];
     static __exception_table_end: [u64; 2];
     fn copy_recoverable(to: *mut u8, from: *const u8, len: usize) -> usize;
@@ -309,6 +359,20 @@ pub fn stub_address(vector: usize) -> u64 {
     // SAFETY: only the symbol's address is taken.
     let base = unsafe { (&raw const trap_stubs) as u64 };
     base + (vector * STUB_LEN) as u64
+}
+
+/// Where a rewritten call site enters the kernel: with its number known, or in rax.
+pub fn stub_entry_address(number: Option<u32>) -> u64 {
+    // SAFETY: only the symbols' addresses are taken.
+    let (known, computed) =
+        unsafe { ((&raw const stub_entries) as u64, (&raw const stub_entry) as u64) };
+    match number {
+        Some(number) if (number as usize) < KNOWN_NUMBERS => {
+            known + u64::from(number) * KNOWN_ENTRY_LEN as u64
+        }
+        // A number that Linux has no call for cannot be recovered from the entry's address.
+        _ => computed,
+    }
 }
 
 /// Where the interrupted code belongs.
@@ -330,7 +394,10 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
         return;
     }
     match vector {
-        FIRST_INTERRUPT.. => super::apic::acknowledge(vector),
+        FIRST_INTERRUPT.. => {
+            super::apic::acknowledge(vector);
+            trap::interrupt_in_kernel();
+        }
         14 => {
             let address = fault_address();
             let fault = PageFault::new(address, error);

@@ -1,0 +1,210 @@
+//! Rewriting in the guest: applying the plans that come with the root image.
+//!
+//! When a range of a private file mapping becomes executable, the file's plan is looked up by its
+//! path, a place for its stubs is found near by, and the stubs are mapped there. Pages of the range
+//! are patched as they are mapped, in a private copy each. A file without a plan, or without room for
+//! stubs within reach, keeps its `syscall` instructions.
+//!
+//! [`Rewriter`] is one process' state: which plans are placed where. `fork` copies it. Patched pages
+//! and stubs are shared between relatives like any other page. A plan is decoded once, and kept.
+
+use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
+use core::ops::Range;
+
+use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
+use hx_syscalls::{
+    fs::FileDescription,
+    mm::{
+        AddressSpace, CodePage, CodePatcher, CodeRange, Fault, MapRequest, Mapping, Place,
+        Protection,
+    },
+    page::{OutOfMemory, PAGE_SIZE, Page},
+    user::UserAddr,
+};
+use spin::{Mutex, RwLock};
+
+use crate::machine;
+
+/// Decoded plans by the file's path; `None` for a file without a usable one.
+static PLANS: Mutex<BTreeMap<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(BTreeMap::new());
+
+/// Where the encoded plan of the file at a path comes from.
+pub type PlanSource = fn(path: &[u8]) -> Option<&'static [u8]>;
+
+/// One mapped stretch of code with a plan.
+#[derive(Clone)]
+struct Module {
+    plan: Arc<Plan>,
+    placement: Placement,
+    code: Range<u64>,
+    mapping: Arc<dyn Mapping>,
+    stubs: Range<u64>,
+}
+
+/// A process' patched code.
+pub struct Rewriter {
+    source: PlanSource,
+    modules: RwLock<Vec<Module>>,
+}
+
+/// The stub area of one module: pages written when they are first touched.
+struct StubArea {
+    plan: Arc<Plan>,
+    placement: Placement,
+    pages: Mutex<BTreeMap<u64, Page>>,
+}
+
+impl Mapping for StubArea {
+    fn page(&self, index: u64) -> Result<Page, Fault> {
+        let mut pages = self.pages.lock();
+        if let Some(page) = pages.get(&index) {
+            return Ok(page.clone());
+        }
+        let offset = index as usize * PAGE_SIZE;
+        if offset >= self.plan.stub_area_len() {
+            return Err(Fault::PastEnd);
+        }
+        let page = Page::zeroed()?;
+        let mut bytes = vec![0; PAGE_SIZE];
+        self.plan.write_stubs(&self.placement, offset, &mut bytes, entry_for);
+        page.write(0, &bytes);
+        pages.insert(index, page.clone());
+        Ok(page)
+    }
+
+    fn page_for_write(&self, _index: u64) -> Result<Page, Fault> {
+        Err(Fault::NotAllowed)
+    }
+}
+
+/// Where a stub enters the kernel.
+fn entry_for(number: Number) -> u64 {
+    match number {
+        Number::Known(number) => machine::stub_entry(Some(number)),
+        Number::Computed => machine::stub_entry(None),
+    }
+}
+
+impl Rewriter {
+    /// For a process that has no code yet.
+    pub fn new(source: PlanSource) -> Arc<Self> {
+        Arc::new(Self { source, modules: RwLock::new(Vec::new()) })
+    }
+
+    fn plan_for(&self, file: &FileDescription) -> Option<Arc<Plan>> {
+        let path = file.path()?.absolute(None)?;
+        if let Some(known) = PLANS.lock().get(&path) {
+            return known.clone();
+        }
+        let plan = (self.source)(&path).and_then(|bytes| match Plan::decode(bytes) {
+            Ok(plan) => Some(Arc::new(plan)),
+            Err(error) => {
+                log::warn!("the plan of {} is unusable: {error}", path.escape_ascii());
+                None
+            }
+        });
+        PLANS.lock().insert(path, plan.clone());
+        plan
+    }
+
+    /// The module whose code is mapped at `address` from `mapping`.
+    fn module_of(&self, page: &CodePage<'_>) -> Option<Module> {
+        let modules = self.modules.read();
+        // The latest mapping of an address is the one that counts.
+        let found = modules.iter().rev().find(|module| {
+            module.code.contains(&page.at.0) && Arc::ptr_eq(&module.mapping, page.mapping)
+        });
+        found.cloned()
+    }
+
+    /// The original address of one in a stub.
+    pub fn original_address(&self, address: u64) -> Option<u64> {
+        let modules = self.modules.read();
+        let module = modules.iter().find(|module| module.stubs.contains(&address))?;
+        module.plan.original_address(&module.placement, address)
+    }
+
+    /// Where a thread goes on that has trapped at an overwritten instruction.
+    pub fn resume_address(&self, address: u64) -> Option<u64> {
+        let modules = self.modules.read();
+        let mut here = modules.iter().rev().filter(|module| module.code.contains(&address));
+        here.find_map(|module| module.plan.resume_address(&module.placement, address))
+    }
+}
+
+/// Maps the stubs of `plan` near the module loaded with `bias`.
+fn map_stubs(space: &AddressSpace, plan: &Arc<Plan>, bias: u64) -> Option<(Placement, Range<u64>)> {
+    let len = plan.stub_area_len().next_multiple_of(PAGE_SIZE);
+    let (low, high) = plan.reach();
+    let (low, high) = (low.wrapping_add(bias), high.wrapping_add(bias));
+    let phase = bias % STUB_AREA_ALIGN;
+    // Below the module first: what lies above a program is its heap.
+    let below = (low.saturating_sub(len as u64 + STUB_AREA_ALIGN) & !(STUB_AREA_ALIGN - 1)) + phase;
+    let above = high.next_multiple_of(STUB_AREA_ALIGN) + (256 << 20) + phase;
+    let mut candidates = (0..64).map(|step| below.saturating_sub(step * STUB_AREA_ALIGN * 4));
+    let mut above = (0..16).map(|step| above + step * (16 << 20));
+    candidates.by_ref().chain(above.by_ref()).find_map(|at| {
+        let placement = plan.place(bias, at).ok()?;
+        let mapping = Arc::new(StubArea {
+            plan: plan.clone(),
+            placement,
+            pages: Mutex::new(BTreeMap::new()),
+        });
+        let protection = Protection::READ | Protection::EXEC;
+        let request = MapRequest {
+            place: Place::FixedNoReplace(UserAddr(at)),
+            ..MapRequest::mapping(mapping, 0, None, len, protection)
+        };
+        space.map(request).ok()?;
+        Some((placement, at..at + len as u64))
+    })
+}
+
+impl CodePatcher for Rewriter {
+    fn range_executable(&self, space: &AddressSpace, code: &CodeRange) {
+        let Some(plan) = code.file.as_deref().and_then(|file| self.plan_for(file)) else { return };
+        if plan.patch_count() == 0 {
+            return;
+        }
+        let range = code.range.start.0..code.range.end.0;
+        let Some(bias) = plan.load_bias(code.first * PAGE_SIZE as u64, range.start) else { return };
+        // A file's code may become executable piece by piece: one stub area serves all pieces.
+        let placed = {
+            let modules = self.modules.read();
+            let mut same = modules.iter().filter(|module| {
+                Arc::ptr_eq(&module.plan, &plan) && module.placement.load_bias() == bias
+            });
+            same.next().map(|module| (module.placement, module.stubs.clone()))
+        };
+        let Some((placement, stubs)) = placed.or_else(|| map_stubs(space, &plan, bias)) else {
+            log::warn!("no room for the stubs of the code at {:#x}", range.start);
+            return;
+        };
+        let mapping = code.mapping.clone();
+        self.modules.write().push(Module { plan, placement, code: range, mapping, stubs });
+    }
+
+    fn has_sites(&self, page: &CodePage<'_>) -> bool {
+        self.module_of(page).is_some_and(|module| {
+            module.plan.has_patches(&module.placement, page.at.0, PAGE_SIZE as u64)
+        })
+    }
+
+    fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory> {
+        let Some(module) = self.module_of(page) else { return Ok(None) };
+        if !module.plan.has_patches(&module.placement, page.at.0, PAGE_SIZE as u64) {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; PAGE_SIZE];
+        original.read(0, &mut bytes);
+        module.plan.patch_page(&module.placement, page.at.0, &mut bytes);
+        let patched = Page::zeroed()?;
+        patched.write(0, &bytes);
+        Ok(Some(patched))
+    }
+
+    fn forked(&self) -> Arc<dyn CodePatcher> {
+        let modules = RwLock::new(self.modules.read().clone());
+        Arc::new(Self { source: self.source, modules })
+    }
+}
