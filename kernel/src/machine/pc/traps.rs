@@ -367,11 +367,11 @@ pub fn stub_entry_address(number: Option<u32>) -> u64 {
     let (known, computed) =
         unsafe { ((&raw const stub_entries) as u64, (&raw const stub_entry) as u64) };
     match number {
-        Some(number) if (number as usize) < KNOWN_NUMBERS => {
-            known + u64::from(number) * KNOWN_ENTRY_LEN as u64
+        // Linux has no call of the last number either: all beyond share its ENOSYS.
+        Some(number) => {
+            known + (number as usize).min(KNOWN_NUMBERS - 1) as u64 * KNOWN_ENTRY_LEN as u64
         }
-        // A number that Linux has no call for cannot be recovered from the entry's address.
-        _ => computed,
+        None => computed,
     }
 }
 
