@@ -31,9 +31,13 @@ impl Log for Port {
     fn flush(&self) {}
 }
 
-/// Lets messages up to `level` through; none without one.
-pub fn init(level: Option<LevelFilter>) {
+/// Makes this the receiver of messages; none are let through yet.
+pub fn init() {
     // Only the first call can fail to be the first.
     let _ = log::set_logger(&Port);
-    log::set_max_level(level.unwrap_or(LevelFilter::Off));
+}
+
+/// Lets messages up to `level` of [`hx_abi::config::RunConfig::log_level`] through.
+pub fn set_level(level: u8) {
+    log::set_max_level(LevelFilter::iter().nth(level.into()).unwrap_or(LevelFilter::Trace));
 }

@@ -45,7 +45,7 @@ extern "C" fn kernel_main(start_info: u64, entry_tsc: u64) -> ! {
 }
 
 fn run(boot: &machine::Boot, _entry_tsc: u64) -> ! {
-    log_port::init(boot.log_level);
+    log_port::init();
     hx_syscalls::platform::set_platform(&platform::KERNEL);
     let Some(archive) = boot.archive else {
         fatal(format_args!("no boot archive: the kernel is started by hermit-run"));
@@ -54,6 +54,7 @@ fn run(boot: &machine::Boot, _entry_tsc: u64) -> ! {
         Ok(config) => config,
         Err(message) => fatal(format_args!("{message}")),
     };
+    log_port::set_level(config.log_level);
     random::init(config.random_seed);
     platform::KERNEL
         .set_realtime_offset_ns(config.realtime_ns.saturating_sub(machine::clock::now_ns()));

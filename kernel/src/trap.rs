@@ -67,6 +67,7 @@ pub fn system_call(regs: &mut UserRegs) {
     let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut ctx = Ctx { thread, regs };
     let result = table::dispatch(&mut ctx, number, arguments);
+    log::trace!("system call {number}({arguments:x?}) = {result:x?}");
     go_back(&mut ctx, Some(result));
 }
 

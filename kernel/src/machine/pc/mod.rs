@@ -29,8 +29,6 @@ pub struct Boot {
     pub archive: Option<&'static [u8]>,
     /// The root image where it is not part of module 0.
     pub root: Option<&'static [u8]>,
-    /// Whether the command line asks for kernel messages on the serial port.
-    pub log_level: Option<log::LevelFilter>,
 }
 
 /// Physical memory that holds files: the root image and module 0. Never allocated, never written.
@@ -115,18 +113,10 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     for device in info.parameters("virtio_mmio.device") {
         virtio::found(device);
     }
-    let log_level = word("log").map(|level| match level {
-        "error" => log::LevelFilter::Error,
-        "warn" => log::LevelFilter::Warn,
-        "info" => log::LevelFilter::Info,
-        "debug" => log::LevelFilter::Debug,
-        "trace" => log::LevelFilter::Trace,
-        _ => log::LevelFilter::Off,
-    });
     let slice = |range: PhysRange| {
         if range.is_empty() { None } else { paging::phys_slice(range) }
     };
-    Ok(Boot { archive: slice(module), root: slice(root), log_level })
+    Ok(Boot { archive: slice(module), root: slice(root) })
 }
 
 /// A decimal or `0x` hexadecimal number.
