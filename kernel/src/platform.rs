@@ -6,10 +6,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hx_abi::link::{Kind, MAX_PAYLOAD, Record, header};
 use hx_syscalls::{
     Errno,
-    mm::PageTable,
+    mm::{CodePatcher, PageTable},
     page::OutOfMemory,
     platform::{CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
-    task::Thread,
+    task::{System, Thread},
     user::UserAddr,
 };
 
@@ -17,7 +17,9 @@ use crate::{
     events,
     machine::{self, ProcessTable, clock, phys_to_virt},
     memory::frames::{self, FRAME_SIZE, Purpose},
-    random, sched, vdso,
+    random,
+    rewrite::Rewriter,
+    sched, vdso,
 };
 
 /// The one instance.
@@ -145,6 +147,11 @@ impl Platform for Kernel {
 
     fn memory_info(&self) -> MemoryInfo {
         frames::info()
+    }
+
+    fn code_patcher(&self, system: &Arc<System>) -> Option<Arc<dyn CodePatcher>> {
+        let patcher: Arc<dyn CodePatcher> = Rewriter::new(system);
+        system.config.rewrite.then_some(patcher)
     }
 
     fn new_page_table(&self) -> Result<Box<dyn PageTable>, OutOfMemory> {

@@ -8,7 +8,12 @@
 //! [`Rewriter`] is one process' state: which plans are placed where. `fork` copies it. Patched pages
 //! and stubs are shared between relatives like any other page. A plan is decoded once, and kept.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
+use alloc::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    vec,
+    vec::Vec,
+};
 use core::ops::Range;
 
 use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
@@ -19,6 +24,7 @@ use hx_syscalls::{
         Protection,
     },
     page::{OutOfMemory, PAGE_SIZE, Page},
+    task::System,
     user::UserAddr,
 };
 use spin::{Mutex, RwLock};
@@ -27,9 +33,6 @@ use crate::machine;
 
 /// Decoded plans by the file's path; `None` for a file without a usable one.
 static PLANS: Mutex<BTreeMap<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(BTreeMap::new());
-
-/// Where the encoded plan of the file at a path comes from.
-pub type PlanSource = fn(path: &[u8]) -> Option<&'static [u8]>;
 
 /// One mapped stretch of code with a plan.
 #[derive(Clone)]
@@ -43,7 +46,7 @@ struct Module {
 
 /// A process' patched code.
 pub struct Rewriter {
-    source: PlanSource,
+    system: Weak<System>,
     modules: RwLock<Vec<Module>>,
 }
 
@@ -87,8 +90,8 @@ fn entry_for(number: Number) -> u64 {
 
 impl Rewriter {
     /// For a process that has no code yet.
-    pub fn new(source: PlanSource) -> Arc<Self> {
-        Arc::new(Self { source, modules: RwLock::new(Vec::new()) })
+    pub fn new(system: &Arc<System>) -> Arc<Self> {
+        Arc::new(Self { system: Arc::downgrade(system), modules: RwLock::new(Vec::new()) })
     }
 
     fn plan_for(&self, file: &FileDescription) -> Option<Arc<Plan>> {
@@ -96,7 +99,9 @@ impl Rewriter {
         if let Some(known) = PLANS.lock().get(&path) {
             return known.clone();
         }
-        let plan = (self.source)(&path).and_then(|bytes| match Plan::decode(bytes) {
+        let member = [b"plans", &path[..]].concat();
+        let encoded = self.system.upgrade()?.vfs.hidden_member(&member);
+        let plan = encoded.and_then(|member| match Plan::decode(member.data) {
             Ok(plan) => Some(Arc::new(plan)),
             Err(error) => {
                 log::warn!("the plan of {} is unusable: {error}", path.escape_ascii());
@@ -205,6 +210,6 @@ impl CodePatcher for Rewriter {
 
     fn forked(&self) -> Arc<dyn CodePatcher> {
         let modules = RwLock::new(self.modules.read().clone());
-        Arc::new(Self { source: self.source, modules })
+        Arc::new(Self { system: self.system.clone(), modules })
     }
 }

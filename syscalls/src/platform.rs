@@ -7,10 +7,10 @@ use alloc::{boxed::Box, sync::Arc};
 
 use crate::{
     Errno,
-    mm::PageTable,
+    mm::{CodePatcher, PageTable},
     page::OutOfMemory,
     sync::Once,
-    task::{Thread, UserRegs},
+    task::{System, Thread, UserRegs},
     user::UserAddr,
 };
 
@@ -183,6 +183,11 @@ pub trait Platform: Sync {
     // Address spaces and application memory. The ranges have been checked to lie in the
     // application's half; the result is the number of bytes copied before a fault that
     // `AddressSpace::handle_fault` could not resolve.
+
+    /// What replaces code in a new address space as it is mapped, if anything does.
+    fn code_patcher(&self, _system: &Arc<System>) -> Option<Arc<dyn CodePatcher>> {
+        None
+    }
 
     /// An empty page table (the kernel half is in it).
     ///

@@ -302,6 +302,9 @@ pub(crate) fn load(thread: &Thread, mut request: Request) -> Result<Loaded, Exec
         data_len: program.plan.data.end - program.plan.data.start,
     };
     let space = AddressSpace::new(mm_layout).map_err(|_| Errno::ENOMEM)?;
+    if let Some(patcher) = platform().code_patcher(&thread.process.system) {
+        space.set_code_patcher(patcher);
+    }
     space.set_limits(&thread.process.limits.lock());
     let bias = map_image(&space, &layout, &program)?;
     let interpreter_bias = match &interpreter {

@@ -49,18 +49,19 @@ pub fn is_image_frame(frame: Frame) -> bool {
         .any(|range| (range.start & !0xfff) <= at && at < range.end)
 }
 
-/// The frame at this page-aligned offset of the root image.
+/// The frame at this page-aligned offset of the files in memory: the root image, then, from the next
+/// page boundary on, module 0.
 pub fn image_frame(offset: usize) -> Option<Frame> {
     let images = IMAGES.get()?;
     let mut offset = offset as u64;
-    // The archives follow one another at page boundaries, as `hx_syscalls::boot` counts them.
-    for image in [&images.root, &images.module] {
-        let len = image.end - image.start;
+    for image in [images.root, images.module] {
+        let len = image.len().next_multiple_of(frames::FRAME_SIZE);
         if offset < len {
             let at = image.start + offset;
-            return at.is_multiple_of(frames::FRAME_SIZE).then_some(Frame(at / frames::FRAME_SIZE));
+            let is_aligned = at.is_multiple_of(frames::FRAME_SIZE);
+            return is_aligned.then_some(Frame(at / frames::FRAME_SIZE));
         }
-        offset = offset.checked_sub(len.next_multiple_of(frames::FRAME_SIZE))?;
+        offset -= len;
     }
     None
 }
