@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 /// program.
 pub const CONFIG_PATH: &str = ".hermix/run";
 
+/// Directory, inside the archives, of the rewriting plans (`hx_rewriter::Plan::encode`): the plan of
+/// the file `usr/bin/ls` is the member `.hermix/plans/usr/bin/ls`. The
+/// kernel does not show them to the program.
+pub const PLAN_DIR: &str = ".hermix/plans";
+
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
 pub const CONFIG_VERSION: u32 = 2;
 

@@ -201,7 +201,7 @@ impl Console {
         };
         loop {
             for signal in self.signals.take() {
-                state.signal(signal, self.raw.as_ref())?;
+                state.signal(signal, self.raw.as_ref());
             }
             while let Ok(message) = messages.try_recv() {
                 match message {
@@ -210,8 +210,11 @@ impl Console {
                     message => state.message(message)?,
                 }
                 if state.outcome.exit.is_some() {
-                    return Ok(state.outcome);
+                    break;
                 }
+            }
+            if state.outcome.exit.is_some() {
+                return Ok(state.outcome);
             }
             state.send(&self.link);
             self.wait(&mut state).map_err(failed)?;
@@ -289,7 +292,7 @@ impl Main {
         self.queue(&event.to_frame());
     }
 
-    fn signal(&mut self, signal: i32, raw: Option<&RawMode>) -> Result<()> {
+    fn signal(&mut self, signal: i32, raw: Option<&RawMode>) {
         match signal {
             SIGWINCH => self.event(Event::WindowSize(terminal::window_size())),
             SIGCONT => {
@@ -309,7 +312,6 @@ impl Main {
                 }
             }
         }
-        Ok(())
     }
 
     fn message(&mut self, message: Message) -> Result<()> {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Raised whenever the same files would give other bytes, so that cached images are built anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Files up to this size are read whole; larger ones are copied by the host kernel.
 const SMALL_FILE: u64 = 64 << 10;
@@ -151,6 +151,11 @@ impl Image {
             }
         };
         self.nodes.insert(parent.join(name), Node::made_up(mode, content));
+    }
+
+    /// Puts a file in, in place of what may have been there. Its directories are not looked at.
+    pub(crate) fn insert(&mut self, path: PathBuf, node: Node) {
+        self.nodes.insert(path, node);
     }
 
     /// Takes out what cannot be read, and returns it. A directory that cannot be listed stays.

@@ -63,7 +63,7 @@ pub(crate) enum Engine {
 
 impl Engine {
     /// What QEMU calls the accelerator, and the CPU model that shows all that it can do.
-    fn names(self) -> (&'static str, &'static str) {
+    pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Kvm => ("kvm", "host"),
             Self::Tcg => ("tcg", "max"),

@@ -17,6 +17,7 @@ mod libraries;
 mod machine;
 mod object;
 mod packages;
+mod plans;
 mod prepare;
 mod program;
 mod run;

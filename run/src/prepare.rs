@@ -23,6 +23,7 @@ use crate::{
     image::{Image, make_up_essentials},
     machine::RootImage,
     packages::{self, Database},
+    plans,
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
     tree::{self, CpioTree, HostTree, Kind, Node, Tree},
@@ -292,6 +293,7 @@ fn build(
             say(&format!("{}: left out of the image: {error}", path.display()));
         }
     }
+    plans::add(&mut image);
     Ok((image, inputs))
 }
 

@@ -1,16 +1,19 @@
 //! One run from the settings to the exit status.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     env,
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hx_abi::link::Exit;
+use serde::Serialize;
 
 use crate::{
     accel,
@@ -30,6 +33,31 @@ const KERNEL_NAME: &str = "hx-kernel";
 
 /// Where `cargo xtask kernel` puts it, below the workspace's `target`.
 const KERNEL_BUILD: &str = "kernel/x86_64-unknown-none/kernel/hx-kernel";
+
+/// The result for `--json`. Fields may be added, and keep their meaning.
+#[derive(Debug, Serialize)]
+struct Summary<'a> {
+    /// hermit-run's exit status.
+    status: u8,
+    /// The signal that ended the program.
+    signal: Option<u8>,
+    /// Whether that signal's default action dumps core.
+    core_dumped: bool,
+    /// "kvm" or "tcg".
+    accel: &'static str,
+    /// Whether the root image came out of the cache.
+    image_cached: bool,
+    /// Length of the root image.
+    image_bytes: u64,
+    /// hermit-run's own work before QEMU starts.
+    prepare_ms: f64,
+    /// From QEMU's start to the program's end.
+    run_ms: f64,
+    /// The guest's counters.
+    stats: BTreeMap<String, u64>,
+    /// With `--missing-files`.
+    missing_files: Vec<Cow<'a, str>>,
+}
 
 /// Runs the program and returns hermit-run's exit status.
 ///
@@ -71,6 +99,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         )
     });
     let outputs = outputs(settings)?;
+    let started = Instant::now();
     let mut machine = plan.start(&boot)?;
     copy_log(settings, &mut machine)?;
     let Some(link) = machine.link.take() else {
@@ -86,12 +115,33 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         };
         return Err(Error::Machine(machine.post_mortem() + hint));
     };
+    let ran = started.elapsed();
     drop(machine);
     report(settings, &outcome);
-    let status = match exit {
-        Exit::Status(status) => status,
-        Exit::Signal { signal, .. } => 128 | signal,
+    let (status, signal, core) = match exit {
+        Exit::Status(status) => (status, None, false),
+        Exit::Signal { signal, core } => (128 | signal, Some(signal), core),
     };
+    if let Some(path) = &settings.json {
+        let stats = outcome.stats.unwrap_or_default();
+        let result = Summary {
+            status,
+            signal,
+            core_dumped: core,
+            accel: plan.engine.names().0,
+            image_cached: prepared.origin == Origin::Cached,
+            image_bytes: prepared.root.len,
+            prepare_ms: milliseconds(started.duration_since(begin)),
+            run_ms: milliseconds(ran),
+            stats: stats.counters.into_iter().collect(),
+            missing_files: outcome
+                .missing_files
+                .iter()
+                .map(|path| path.to_string_lossy())
+                .collect(),
+        };
+        write_json(path, &result)?;
+    }
     match outcome.lost_output {
         Some(what) if status == 0 => Err(Error::Machine(what)),
         _ => Ok(status),
@@ -113,6 +163,17 @@ fn engine(settings: &Settings, qemu: &Path) -> Result<Engine> {
             accel::choose(qemu, cache.as_ref(), settings.verbosity)
         }
     }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn write_json(path: &Path, result: &Summary<'_>) -> Result<()> {
+    let failed = |error| Error::file("cannot write", path, error);
+    let mut text = serde_json::to_string(result).map_err(|error| failed(error.into()))?;
+    text.push('\n');
+    File::create(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
 fn find_kernel(settings: &Settings) -> Result<PathBuf> {
