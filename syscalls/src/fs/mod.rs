@@ -175,6 +175,12 @@ pub trait File: Send + Sync + Any {
         Err(Errno::ENODEV)
     }
 
+    /// Whether a mapping of this is fresh memory, as that of `/dev/zero` is; [`Self::mapping`] is not
+    /// asked then.
+    fn maps_zeros(&self) -> bool {
+        false
+    }
+
     /// The last descriptor of this description is being closed.
     fn release(&self) {}
 

@@ -50,6 +50,14 @@ pub trait Mapping: Send + Sync {
         None
     }
 
+    /// Whether the pages may be written through a new shared mapping.
+    ///
+    /// # Errors
+    /// `EPERM` where a seal forbids it (`man 2 memfd_create`, `F_SEAL_WRITE`).
+    fn check_shared_writing(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// Device and inode number, for `/proc/<pid>/maps`.
     fn identity(&self) -> FileIdentity {
         FileIdentity::default()
@@ -140,6 +148,22 @@ impl Mappers {
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         self.spaces.lock().iter().any(|space| space.strong_count() != 0)
+    }
+
+    /// Whether any shared mapping of the file can be written, or made so (`F_SEAL_WRITE` is `EBUSY`
+    /// then).
+    #[must_use]
+    pub fn is_mapped_writable(&self) -> bool {
+        let mut found = false;
+        self.each(|space| {
+            space.each_area(|vma| {
+                let is_this = vma.file().and_then(|file| file.mapping.mappers());
+                let is_this = is_this.is_some_and(|mappers| core::ptr::eq(mappers, self));
+                found |=
+                    is_this && vma.is_shared() && !vma.flags.contains(super::VmaFlags::NEVER_WRITE);
+            });
+        });
+        found
     }
 
     /// Without the lock: an address space's lock is taken before this one's ([`Self::add`]).

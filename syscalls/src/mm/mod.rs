@@ -4,9 +4,14 @@
 //! implements. Pages enter the table on first touch, in [`AddressSpace::handle_fault`]; a page
 //! table entry owns one reference of its page.
 
+pub(crate) mod advice;
+pub(crate) mod calls;
 mod fault;
+pub(crate) mod lock;
 mod mapping;
 mod space;
+#[cfg(test)]
+mod tests;
 mod vma;
 
 use alloc::sync::Arc;

@@ -12,8 +12,8 @@ use alloc::{
 use core::ops::Range;
 
 use super::{
-    Backing, CodePatcher, CodeRange, FileBacking, Mappers, Mapping, PageTable, Protection, Vma,
-    VmaFlags, VmaTree,
+    Backing, CodePatcher, CodeRange, Entry, FileBacking, Mappers, Mapping, PageTable, Protection,
+    Vma, VmaFlags, VmaTree,
     vma::{MAX_AREAS, MIN_ADDR, is_accountable, is_data},
 };
 use crate::{
@@ -660,6 +660,22 @@ impl AddressSpace {
     #[must_use]
     pub fn area_at(&self, addr: UserAddr) -> Option<Vma> {
         self.inner.lock().tree.find(addr.0).cloned()
+    }
+
+    /// The area that contains `addr`, or the next one above.
+    #[must_use]
+    pub fn area_from(&self, addr: UserAddr) -> Option<Vma> {
+        self.inner.lock().tree.find_from(addr.0).cloned()
+    }
+
+    /// Calls `visit` for each page of `range` that is in the page table, with the lock held.
+    pub fn each_mapped_page(
+        &self,
+        range: Range<UserAddr>,
+        mut visit: impl FnMut(UserAddr, &Entry),
+    ) {
+        let _inner = self.inner.lock();
+        self.table.visit(range, &mut visit);
     }
 
     /// Whether all of `range` is mapped.

@@ -1,0 +1,1 @@
+//! The area tree against a model of single pages.
