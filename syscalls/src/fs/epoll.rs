@@ -762,3 +762,6 @@ pub(crate) const CALLS: &[Call] = calls! {
         sigsetsize: usize,
     );
 };
+
+#[cfg(test)]
+mod tests;

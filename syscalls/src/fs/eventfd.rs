@@ -146,3 +146,6 @@ fn eventfd2(ctx: &mut Ctx<'_>, initval: u32, Flags(flags): Flags) -> SysResult {
     let flags = linux::O_RDWR | flags & (linux::O_CLOEXEC | linux::O_NONBLOCK);
     open_file(ctx.thread, file, flags)
 }
+
+#[cfg(test)]
+mod tests;

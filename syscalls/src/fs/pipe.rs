@@ -621,3 +621,6 @@ fn pipe2(ctx: &mut Ctx<'_>, pipefd: UserPtr<i32>, OpenFlags(flags): OpenFlags) -
     }
     Ok(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -446,3 +446,6 @@ pub(crate) const CALLS: &[Call] = calls! {
         sig: UserPtr<u64>,
     );
 };
+
+#[cfg(test)]
+mod tests;
