@@ -17,6 +17,7 @@ mod platform;
 mod random;
 mod rewrite;
 mod sched;
+mod stats;
 mod trap;
 mod vdso;
 
@@ -44,7 +45,8 @@ extern "C" fn kernel_main(start_info: u64, entry_tsc: u64) -> ! {
     }
 }
 
-fn run(boot: &machine::Boot, _entry_tsc: u64) -> ! {
+fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
+    stats::entered(entry_tsc);
     log_port::init();
     hx_syscalls::platform::set_platform(&platform::KERNEL);
     let Some(archive) = boot.archive else {
@@ -82,8 +84,20 @@ fn find_config(archive: &[u8]) -> Result<RunConfig, alloc::string::String> {
     Err("the boot archive has no run configuration".to_string())
 }
 
+/// What is said at the end besides how the program ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Report {
+    /// Nothing.
+    Nothing,
+    /// The counters.
+    Stats,
+}
+
 /// Ends the machine as the program has ended.
-fn end(exit: Exit) -> ! {
+fn end(exit: Exit, report: Report) -> ! {
+    if report == Report::Stats {
+        stats::send();
+    }
     machine::link::transmit(&Record::Exit(exit).to_frame(), &[]);
     machine::power_off()
 }

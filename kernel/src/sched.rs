@@ -213,6 +213,7 @@ pub fn start() -> ! {
     let next = RUN_QUEUE.lock().pop_front().expect("a thread was spawned");
     let mut boot_rsp = 0;
     let rsp = install(next);
+    crate::stats::program_starts();
     // SAFETY: the thread is new and not running.
     unsafe { machine::switch_to(&raw mut boot_rsp, rsp) };
     unreachable!("the boot stack is not switched to again")

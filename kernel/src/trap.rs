@@ -12,7 +12,7 @@ use hx_syscalls::{
 use linux_raw_sys::general as linux;
 
 use crate::{
-    events, machine,
+    Report, events, machine,
     sched::{self, Mode},
 };
 
@@ -51,6 +51,7 @@ impl PageFault {
 
     /// Lets the running thread's address space resolve the fault.
     fn resolve(&self) -> Result<(), Fault> {
+        crate::stats::page_fault();
         if self.address >= USER_END {
             return Err(Fault::NotMapped);
         }
@@ -110,8 +111,10 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
             events::poll();
         }
         if task::return_to_user(ctx, result.take()) == Next::Ended {
-            if let Some(exit) = ctx.thread.process.system.ended() {
-                crate::end(exit);
+            let system = &ctx.thread.process.system;
+            if let Some(exit) = system.ended() {
+                let wanted = system.config.stats;
+                crate::end(exit, if wanted { Report::Stats } else { Report::Nothing });
             }
             sched::exit_current();
         }

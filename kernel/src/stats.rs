@@ -1,0 +1,53 @@
+//! Counters for `hermit-run --stats`.
+
+use alloc::{string::ToString, vec::Vec};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hx_abi::link::{Record, Stats};
+use hx_syscalls::platform::Platform;
+
+use crate::{machine, memory::frames::FRAME_SIZE, platform::KERNEL};
+
+static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
+static FIRST_INSTRUCTION_TSC: AtomicU64 = AtomicU64::new(0);
+static PAGE_FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// Notes the time stamp that the machine's entry code has taken.
+pub fn entered(tsc: u64) {
+    ENTRY_TSC.store(tsc, Ordering::Relaxed);
+}
+
+/// Notes that the program's first instruction is next.
+pub fn program_starts() {
+    FIRST_INSTRUCTION_TSC.store(machine::tsc(), Ordering::Relaxed);
+}
+
+/// Counts a page fault of the application, or of the kernel on application memory.
+pub fn page_fault() {
+    PAGE_FAULTS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Sends the counters.
+pub fn send() {
+    let memory = KERNEL.memory_info();
+    let (rewritten, trapped) = machine::this_cpu().call_counts();
+    let boot_ticks = FIRST_INSTRUCTION_TSC
+        .load(Ordering::Relaxed)
+        .saturating_sub(ENTRY_TSC.load(Ordering::Relaxed));
+    let counters = [
+        // Under `-icount shift=0` the counter counts guest instructions.
+        ("boot: time stamp ticks from kernel entry to first instruction", boot_ticks),
+        ("boot: nanoseconds", machine::clock::scale().nanoseconds(boot_ticks)),
+        ("system calls from rewritten sites", rewritten),
+        ("system calls by the syscall instruction", trapped),
+        ("page faults", PAGE_FAULTS.load(Ordering::Relaxed)),
+        ("memory: KiB in all", memory.total_frames * FRAME_SIZE / 1024),
+        (
+            "memory: KiB in use at the end",
+            (memory.total_frames - memory.free_frames) * FRAME_SIZE / 1024,
+        ),
+    ];
+    let counters: Vec<_> =
+        counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+    machine::link::transmit(&Record::Stats(Stats { counters }).to_frame(), &[]);
+}
