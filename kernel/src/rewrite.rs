@@ -121,20 +121,6 @@ impl Rewriter {
         });
         found.cloned()
     }
-
-    /// The original address of one in a stub.
-    pub fn original_address(&self, address: u64) -> Option<u64> {
-        let modules = self.modules.read();
-        let module = modules.iter().find(|module| module.stubs.contains(&address))?;
-        module.plan.original_address(&module.placement, address)
-    }
-
-    /// Where a thread goes on that has trapped at an overwritten instruction.
-    pub fn resume_address(&self, address: u64) -> Option<u64> {
-        let modules = self.modules.read();
-        let mut here = modules.iter().rev().filter(|module| module.code.contains(&address));
-        here.find_map(|module| module.plan.resume_address(&module.placement, address))
-    }
 }
 
 /// Maps the stubs of `plan` near the module loaded with `bias`.
@@ -206,6 +192,20 @@ impl CodePatcher for Rewriter {
         let patched = Page::zeroed()?;
         patched.write(0, &bytes);
         Ok(Some(patched))
+    }
+
+    fn original_address(&self, at: UserAddr) -> UserAddr {
+        let modules = self.modules.read();
+        let module = modules.iter().find(|module| module.stubs.contains(&at.0));
+        let original =
+            module.and_then(|module| module.plan.original_address(&module.placement, at.0));
+        original.map_or(at, UserAddr)
+    }
+
+    fn resume_address(&self, at: UserAddr) -> Option<UserAddr> {
+        let modules = self.modules.read();
+        let mut here = modules.iter().rev().filter(|module| module.code.contains(&at.0));
+        here.find_map(|module| module.plan.resume_address(&module.placement, at.0)).map(UserAddr)
     }
 
     fn forked(&self) -> Arc<dyn CodePatcher> {

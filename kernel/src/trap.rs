@@ -6,7 +6,7 @@ use hx_syscalls::{
     Ctx, SysResult,
     mm::{Access, Fault},
     table,
-    task::{self, FaultSignal, Next, UserRegs, signal::SignalNumber},
+    task::{self, FaultSignal, Next, Thread, UserRegs, signal::SignalNumber},
     user::{USER_END, UserAddr},
 };
 use linux_raw_sys::general as linux;
@@ -76,11 +76,27 @@ pub fn system_call(regs: &mut UserRegs) {
 pub fn exception(regs: &mut UserRegs, exception: Exception) {
     sched::account(Mode::User);
     let thread = sched::current_thread().expect("an application runs as a thread");
+    if let Some(target) = overwritten_instruction(thread, regs, exception.vector) {
+        regs.rip = target.0;
+        return;
+    }
     let mut ctx = Ctx { thread, regs };
     if let Some(signal) = signal_for(&exception, ctx.regs) {
         task::deliver_fault(&ctx, signal);
     }
     go_back(&mut ctx, None);
+}
+
+/// Where to go on after a trap at an instruction that a patch has overwritten.
+fn overwritten_instruction(thread: &Thread, regs: &UserRegs, vector: u8) -> Option<UserAddr> {
+    const BREAKPOINT: u8 = 3;
+    const INVALID_OPCODE: u8 = 6;
+    let at = match vector {
+        BREAKPOINT => regs.rip.wrapping_sub(1),
+        INVALID_OPCODE => regs.rip,
+        _ => return None,
+    };
+    thread.mm().code_patcher()?.resume_address(UserAddr(at))
 }
 
 /// An interrupt while the application ran.

@@ -178,6 +178,14 @@ pub trait CodePatcher: Send + Sync {
     /// [`OutOfMemory`].
     fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory>;
 
+    /// The address that the program knows the instruction at `at` by: another one than `at` where a
+    /// stub does the work of original code.
+    fn original_address(&self, at: UserAddr) -> UserAddr;
+
+    /// Where a thread that has trapped at the overwritten instruction `at` goes on; `None` where the
+    /// trap is the program's own.
+    fn resume_address(&self, at: UserAddr) -> Option<UserAddr>;
+
     /// The patcher of a forked copy of the address space, in which everything is where it is here.
     fn forked(&self) -> Arc<dyn CodePatcher>;
 }

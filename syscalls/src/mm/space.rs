@@ -299,6 +299,19 @@ impl AddressSpace {
         self.inner.lock().patcher = Some(patcher);
     }
 
+    /// Who patches code, if anybody does.
+    #[must_use]
+    pub fn code_patcher(&self) -> Option<Arc<dyn CodePatcher>> {
+        self.inner.lock().patcher.clone()
+    }
+
+    /// The address that the program knows the instruction at `at` by, see
+    /// [`CodePatcher::original_address`].
+    #[must_use]
+    pub fn original_address(&self, at: UserAddr) -> UserAddr {
+        self.code_patcher().map_or(at, |patcher| patcher.original_address(at))
+    }
+
     /// Where the program's parts are.
     #[must_use]
     pub fn layout(&self) -> Layout {

@@ -331,6 +331,15 @@ struct Patcher {
 }
 
 impl CodePatcher for Patcher {
+    fn original_address(&self, at: UserAddr) -> UserAddr {
+        at
+    }
+
+    fn resume_address(&self, _at: UserAddr) -> Option<UserAddr> {
+        None
+    }
+
+
     fn range_executable(&self, space: &AddressSpace, code: &CodeRange) {
         let pages = (code.range.end.0 - code.range.start.0) / PAGE;
         self.ranges.lock().unwrap().push((code.range.start.0, pages, code.first));

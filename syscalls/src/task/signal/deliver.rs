@@ -140,7 +140,9 @@ fn restart(ctx: &mut Ctx<'_>, errno: Errno) {
     } else {
         ctx.regs.orig_rax
     };
-    ctx.regs.rip -= SYSCALL_LEN;
+    // Where the instruction was overwritten, its own address leads back into its stub.
+    let after = ctx.thread.mm().original_address(UserAddr(ctx.regs.rip));
+    ctx.regs.rip = after.0 - SYSCALL_LEN;
 }
 
 fn wait_while_stopped(thread: &Thread) {

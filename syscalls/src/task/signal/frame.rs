@@ -246,7 +246,7 @@ pub(super) fn push(
             rax: regs.rax,
             rcx: regs.rcx,
             rsp: regs.rsp,
-            rip: regs.rip,
+            rip: ctx.thread.mm().original_address(UserAddr(regs.rip)).0,
             rflags: regs.rflags,
             cs: USER_CS,
             gs: 0,
