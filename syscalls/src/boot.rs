@@ -10,7 +10,7 @@ use hx_abi::config::RunConfig;
 use crate::{
     Errno,
     fs::{
-        FdTable,
+        self, FdTable,
         inode::{Rights, check_permission},
         walk::{Final, Lookup},
     },
@@ -51,6 +51,12 @@ pub enum BootError {
         /// Why not.
         reason: String,
     },
+    /// `/dev` and its like cannot be made.
+    #[error("the devices cannot be set up: {reason}")]
+    Devices {
+        /// Why not.
+        reason: String,
+    },
     /// A path that is to be read-only is not there.
     #[error("{path} cannot be made read-only: {reason}")]
     ReadOnly {
@@ -81,6 +87,8 @@ pub fn boot(
         system.vfs.populate(archive.bytes, offset).map_err(BootError::Image)?;
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
+    let devices = fs::devfs::mount(&system.vfs);
+    devices.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
     for path in &config.read_only {
         system.vfs.make_read_only(path).map_err(|errno| BootError::ReadOnly {
             path: text(path),

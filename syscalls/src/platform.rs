@@ -30,6 +30,9 @@ pub trait ThreadHandle: Send + Sync {
     /// Processor time that the thread has used, in nanoseconds: in the application, and in the
     /// kernel on its behalf.
     fn cpu_time_ns(&self) -> CpuTime;
+
+    /// The thread is to be scheduled in another way from now on.
+    fn scheduling_changed(&self, _new: crate::task::sched::Scheduling) {}
 }
 
 /// Processor time in nanoseconds, as `man 2 times` divides it.
@@ -220,6 +223,11 @@ pub trait Platform: Sync {
 
     /// Fills `out` with random bytes fit for cryptography.
     fn fill_random(&self, out: &mut [u8]);
+    /// Makes every processor that runs the application pass a full memory barrier, and its
+    /// instruction fetch see what was written before (`man 2 membarrier`).
+    fn memory_barrier(&self) {
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    }
     /// Facts of the processor.
     fn cpu_info(&self) -> CpuInfo;
     /// Content of the vDSO image (an ELF file) to be mapped, if the machine has one, and the pages

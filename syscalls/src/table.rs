@@ -199,7 +199,12 @@ const FAMILIES: &[&[Call]] = &[
     crate::mm::lock::CALLS,
     crate::task::exec::CALLS,
     crate::task::exit::CALLS,
+    crate::task::ident::CALLS,
+    crate::task::misc::CALLS,
+    crate::task::prctl::CALLS,
+    crate::task::rlimit::CALLS,
     crate::task::rseq::CALLS,
+    crate::task::sched::CALLS,
     crate::task::signal::CALLS,
 ];
 

@@ -40,6 +40,14 @@ impl Capability {
     pub const SYS_NICE: Self = Self(linux::CAP_SYS_NICE);
     /// Setting clocks.
     pub const SYS_TIME: Self = Self(linux::CAP_SYS_TIME);
+    /// Changing capabilities.
+    pub const SETPCAP: Self = Self(linux::CAP_SETPCAP);
+    /// Reading the kernel's messages.
+    pub const SYSLOG: Self = Self(linux::CAP_SYSLOG);
+    /// Hanging up terminals.
+    pub const SYS_TTY_CONFIG: Self = Self(linux::CAP_SYS_TTY_CONFIG);
+    /// Restarting the machine.
+    pub const SYS_BOOT: Self = Self(linux::CAP_SYS_BOOT);
     /// Making device nodes.
     pub const MKNOD: Self = Self(linux::CAP_MKNOD);
     /// Leases on any file.

@@ -79,6 +79,8 @@ fn end_process(last: &Thread) {
     let process = &last.process;
     let exit = process.group_exit.lock().or(*last.exit_code.lock()).unwrap_or(Exit::Status(0));
     process.timers.disarm_all();
+    let max_rss = super::rlimit::max_rss(process);
+    process.times.lock().max_rss = max_rss;
     drop(process.replace_memory(None));
     if let Some(completion) = process.vfork_done.lock().take() {
         completion.complete();

@@ -66,6 +66,8 @@ pub struct Process {
     pub(super) dumpable: AtomicU32,
     /// `PR_SET_CHILD_SUBREAPER`.
     pub(super) is_subreaper: AtomicBool,
+    /// `PR_SET_THP_DISABLE`.
+    pub(super) thp_disabled: AtomicBool,
     /// `personality` (`man 2 personality`).
     pub(super) personality: AtomicU32,
     /// `membarrier` registrations.
@@ -130,6 +132,8 @@ pub(super) struct JobState {
 pub(super) struct ProcessTimes {
     pub(super) ended_threads: CpuTime,
     pub(super) waited_children: CpuTime,
+    /// Largest resident set, in KiB, noted as the process ends.
+    pub(super) max_rss: u64,
     /// Largest resident set of a waited-for child, in KiB.
     pub(super) children_max_rss: u64,
 }
@@ -174,6 +178,7 @@ impl Process {
             start_ns: platform().monotonic_ns(),
             dumpable: AtomicU32::new(parts.dumpable),
             is_subreaper: AtomicBool::new(false),
+            thp_disabled: AtomicBool::new(false),
             personality: AtomicU32::new(parts.personality),
             membarrier: AtomicU32::new(0),
             has_execed: AtomicBool::new(false),

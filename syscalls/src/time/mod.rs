@@ -5,7 +5,7 @@ use linux_raw_sys::general::__kernel_timespec as Timespec;
 use crate::{
     Errno,
     platform::platform,
-    task::{Thread, signal::SigInfo},
+    task::{Process, Thread, rlimit::Limit, signal::SigInfo},
 };
 
 /// Nanoseconds in a second.
@@ -23,6 +23,9 @@ impl ProcessTimers {
 
     /// A thread has ended: timers that signal it go silent.
     pub(crate) fn forget_thread(&self, _thread: &Thread) {}
+
+    /// `RLIMIT_CPU` has changed.
+    pub(crate) fn set_cpu_limit(&self, _process: &Process, _limit: Limit) {}
 
     /// `execve` deletes what `timer_create` made.
     pub(crate) fn delete_posix_timers(&self) {}
