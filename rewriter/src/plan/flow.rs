@@ -63,6 +63,8 @@ pub(super) struct Flow<'i, 'a> {
     /// Runs that ended in an invalid instruction: from the last point of doubt to there.
     doubtful: Bits,
     table_budget: usize,
+    /// Instructions that may still be decoded in vain.
+    trial_budget: usize,
     trial: Option<Trial>,
     trials: u32,
 }
@@ -110,6 +112,7 @@ impl<'i, 'a> Flow<'i, 'a> {
             found: Vec::new(),
             doubtful: Bits::new(len),
             table_budget: len,
+            trial_budget: len.saturating_mul(2),
             trial: None,
             trials: 0,
             bases,
@@ -193,6 +196,9 @@ impl<'i, 'a> Flow<'i, 'a> {
             batch.sort_unstable();
             batch.dedup();
             for address in batch {
+                if self.trial_budget == 0 {
+                    return;
+                }
                 let Some((_, index)) = self.locate(address) else { continue };
                 self.targets.set(index);
                 if self.starts.get(index) || self.inside.get(index) {
@@ -216,6 +222,7 @@ impl<'i, 'a> Flow<'i, 'a> {
                 } else if !trial.failed {
                     self.pointers.extend(trial.calls);
                 } else {
+                    self.trial_budget = self.trial_budget.saturating_sub(trial.decoded.len() + 1);
                     for (index, len) in trial.decoded {
                         self.starts.clear_range(index, 1);
                         self.inside.clear_range(index + 1, len - 1);

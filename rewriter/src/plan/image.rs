@@ -33,6 +33,10 @@ const DT_RELRSZ: u64 = 35;
 /// Address of the packed relative relocations.
 const DT_RELR: u64 = 36;
 
+/// How many sections of a kind are read: files have one, or two. A file in which many sections show
+/// the same bytes is made to keep the planner busy.
+const MAX_TABLES: usize = 4;
+
 /// A stretch of executable bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Region<'a> {
@@ -144,6 +148,7 @@ impl<'a> Image<'a> {
         image.functions.sort_unstable();
         image.functions.dedup();
         image.relocated.sort_unstable();
+        image.signal_frames.sort_unstable();
         image.regions = regions;
         Ok(image)
     }
@@ -164,8 +169,9 @@ impl<'a> Image<'a> {
     /// Whether an unwinder may have to recognise the signal restorer at `address` by its bytes:
     /// no table describes it, and there may be an unwinder.
     pub(super) fn is_restorer_recognised_by_bytes(&self, address: u64) -> bool {
+        let index = self.signal_frames.partition_point(|&(start, _)| start <= address);
         let is_described =
-            self.signal_frames.iter().any(|&(start, end)| (start..end).contains(&address));
+            self.signal_frames[..index].last().is_some_and(|&(_, end)| address < end);
         !is_described && (self.is_unwound_by_others || self.has_unwind_tables)
     }
 
@@ -174,7 +180,8 @@ impl<'a> Image<'a> {
     }
 
     fn read_symbols(&mut self, file: &[u8], sections: &[SectionHeader]) {
-        for section in sections.iter().filter(|s| matches!(s.sh_type, SHT_SYMTAB | SHT_DYNSYM)) {
+        let tables = sections.iter().filter(|s| matches!(s.sh_type, SHT_SYMTAB | SHT_DYNSYM));
+        for section in tables.take(MAX_TABLES) {
             let Some((offset, size)) = file_range(section) else { continue };
             let Ok(symbols) = Symtab::parse(file, offset, size / 24, CTX) else { continue };
             for symbol in symbols.iter() {
@@ -211,6 +218,9 @@ impl<'a> Image<'a> {
         }
         for section in sections.iter().filter(|s| s.sh_type != SHT_NOBITS && s.sh_size > 0) {
             let is_known = frames.iter().any(|&(address, _)| address == section.sh_addr);
+            if frames.len() == MAX_TABLES {
+                break;
+            }
             if is_known || !self.is_unwind_section(file, section) {
                 continue;
             }
@@ -243,6 +253,8 @@ impl<'a> Image<'a> {
         let section = EhFrame::new(bytes, LittleEndian);
         let mut entries = section.entries(&bases);
         let mut last_cie = None;
+        // What may be read of common entries, which many others may name.
+        let mut budget = bytes.len().saturating_mul(4);
         while let Ok(Some(entry)) = entries.next() {
             let CieOrFde::Fde(partial) = entry else { continue };
             self.has_unwind_tables = true;
@@ -251,10 +263,17 @@ impl<'a> Image<'a> {
                 _ => {
                     let cie: gimli::CommonInformationEntry<_> =
                         section.cie_from_offset(bases, offset)?;
+                    budget = budget.saturating_sub(cie.entry_len());
                     last_cie = Some((offset, cie.clone()));
                     Ok(cie)
                 }
             });
+            if fde.is_err() {
+                budget = budget.saturating_sub(bytes.len() / 16);
+            }
+            if budget == 0 {
+                break;
+            }
             let Ok(fde) = fde else { continue };
             let start = fde.initial_address();
             if let Some(end) = start.checked_add(fde.len()) {
@@ -272,7 +291,8 @@ impl<'a> Image<'a> {
 
     fn read_arrays(&mut self, file: &[u8], sections: &[SectionHeader]) {
         let arrays = [SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY];
-        for section in sections.iter().filter(|s| arrays.contains(&s.sh_type)) {
+        let arrays = sections.iter().filter(|s| arrays.contains(&s.sh_type));
+        for section in arrays.take(MAX_TABLES) {
             let Some((offset, size)) = file_range(section) else { continue };
             let Some(bytes) = file.get(offset..).and_then(|rest| rest.get(..size)) else {
                 continue;

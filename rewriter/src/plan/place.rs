@@ -40,11 +40,13 @@ impl Gaps {
             let last = start.saturating_add(STUB_AREA_ALIGN as u32).min(end.saturating_sub(len));
             let mut at = start;
             while at <= last {
-                if is_trap(address, byte, at) {
+                let field = displacement(address, at);
+                if TRAPS.contains(&field[usize::from(byte) - 1]) {
                     self.take(index, at, len);
                     return Ok(at);
                 }
-                at += 1;
+                // To where the byte changes next.
+                at += if byte == 2 { 256 - u32::from(field[0]) } else { 1 };
             }
         }
         Err(PlanError::TooLarge)
@@ -65,12 +67,11 @@ impl Gaps {
     }
 }
 
-/// Whether `byte` of a jump at `address` to the stub at `offset` traps when executed.
-fn is_trap(address: u64, byte: u8, offset: u32) -> bool {
-    // Load bias and stub area are congruent modulo 64 KiB.
-    let displacement = u64::from(offset).wrapping_sub(address).wrapping_sub(JUMP_LEN as u64);
-    let value = displacement.to_le_bytes()[usize::from(byte) - 1];
-    TRAPS.contains(&value)
+/// The displacement of a jump at `address` to the stub at `offset`: the two low bytes, in which load
+/// bias and stub area cancel out.
+fn displacement(address: u64, offset: u32) -> [u8; 2] {
+    let value = u64::from(offset).wrapping_sub(address).wrapping_sub(JUMP_LEN as u64);
+    [value as u8, (value >> 8) as u8]
 }
 
 /// Builds the plan. `choices` are sorted by address, as are `sites`.
