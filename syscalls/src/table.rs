@@ -190,10 +190,17 @@ macro_rules! calls {
 /// The families.
 #[rustfmt::skip] // One a line, so that families can be added side by side.
 const FAMILIES: &[&[Call]] = &[
+    crate::fs::attr::CALLS,
+    crate::fs::dir::CALLS,
     crate::fs::epoll::CALLS,
     crate::fs::eventfd::CALLS,
+    crate::fs::fd::CALLS,
+    crate::fs::names::CALLS,
+    crate::fs::open::CALLS,
     crate::fs::pipe::CALLS,
     crate::fs::poll::CALLS,
+    crate::fs::rw::CALLS,
+    crate::fs::stat::CALLS,
     crate::mm::advice::CALLS,
     crate::mm::calls::CALLS,
     crate::mm::lock::CALLS,

@@ -102,9 +102,10 @@ impl<T: UserAbi> UserPtr<T> {
     /// # Errors
     /// `EFAULT`.
     pub fn read(self) -> Result<T, Errno> {
-        let mut bytes = vec![0; T::SIZE];
-        read_bytes(self.addr, &mut bytes)?;
-        Ok(T::decode(&bytes))
+        with_buffer(T::SIZE, |bytes| {
+            read_bytes(self.addr, bytes)?;
+            Ok(T::decode(bytes))
+        })
     }
 
     /// Reads the value, or `None` through a NULL pointer.
@@ -120,9 +121,10 @@ impl<T: UserAbi> UserPtr<T> {
     /// # Errors
     /// `EFAULT`.
     pub fn write(self, value: &T) -> Result<(), Errno> {
-        let mut bytes = vec![0; T::SIZE];
-        value.encode(&mut bytes);
-        write_bytes(self.addr, &bytes)
+        with_buffer(T::SIZE, |bytes| {
+            value.encode(bytes);
+            write_bytes(self.addr, bytes)
+        })
     }
 
     /// Writes the value unless the pointer is NULL.
@@ -146,6 +148,15 @@ impl<T: UserAbi> UserPtr<T> {
     pub fn read_array(self, count: usize) -> Result<Vec<T>, Errno> {
         self.addr.check(count.checked_mul(T::SIZE).ok_or(Errno::EFAULT)?)?;
         (0..count).map(|index| self.at(index).read()).collect()
+    }
+}
+
+/// Runs `f` with `len` zeros, on the stack unless they are many.
+fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+    let mut small = [0; 256];
+    match small.get_mut(..len) {
+        Some(small) => f(small),
+        None => f(&mut vec![0; len]),
     }
 }
 
@@ -300,8 +311,9 @@ pub trait Source {
 /// A list of buffers in application memory (`struct iovec[]`), as [`Sink`] and as [`Source`].
 #[derive(Debug)]
 pub struct UserBuffers {
-    segments: Vec<(UserAddr, usize)>,
-    current: usize,
+    current: (UserAddr, usize),
+    /// What follows `current`; one buffer alone takes no allocation.
+    rest: vec::IntoIter<(UserAddr, usize)>,
     remaining: usize,
 }
 
@@ -315,7 +327,12 @@ impl UserBuffers {
     /// `EFAULT` where it is not in the application's half; `EINVAL` where `len` is negative as a
     /// signed number.
     pub fn single(addr: UserAddr, len: usize) -> Result<Self, Errno> {
-        Self::new(vec![(addr, len)])
+        if len > isize::MAX as usize {
+            return Err(Errno::EINVAL);
+        }
+        addr.check(len)?;
+        let len = len.min(MAX_RW_COUNT);
+        Ok(Self { current: (addr, len), rest: Vec::new().into_iter(), remaining: len })
     }
 
     /// The buffers of an `iovec` array.
@@ -330,25 +347,22 @@ impl UserBuffers {
             return Err(Errno::EINVAL);
         }
         let mut segments = Vec::with_capacity(count);
+        let mut total = 0usize;
         for index in 0..count {
             let base: UserPtr<u64> = iov.addr().offset(index * 16).into();
-            segments.push((UserAddr(base.read()?), base.at(1).read()? as usize));
-        }
-        Self::new(segments)
-    }
-
-    fn new(mut segments: Vec<(UserAddr, usize)>) -> Result<Self, Errno> {
-        let mut total = 0usize;
-        for (addr, len) in &mut segments {
-            if *len > isize::MAX as usize {
+            let (addr, len) = (UserAddr(base.read()?), base.at(1).read()? as usize);
+            if len > isize::MAX as usize {
                 return Err(Errno::EINVAL);
             }
-            addr.check(*len)?;
+            addr.check(len)?;
             // Linux shortens what is over the limit rather than refusing it.
-            *len = (*len).min(MAX_RW_COUNT - total);
-            total += *len;
+            let len = len.min(MAX_RW_COUNT - total);
+            total += len;
+            segments.push((addr, len));
         }
-        Ok(Self { segments, current: 0, remaining: total })
+        let mut rest = segments.into_iter();
+        let current = rest.next().unwrap_or_default();
+        Ok(Self { current, rest, remaining: total })
     }
 
     /// Runs `copy` over pieces of at most `len` bytes in all; `copy` gives how many bytes it
@@ -360,14 +374,17 @@ impl UserBuffers {
     ) -> Result<usize, Errno> {
         let mut done = 0;
         while done < len && self.remaining > 0 {
-            let (addr, left) = self.segments[self.current];
+            let (addr, left) = self.current;
             if left == 0 {
-                self.current += 1;
+                match self.rest.next() {
+                    Some(next) => self.current = next,
+                    None => break,
+                }
                 continue;
             }
             let piece = left.min(len - done);
             let copied = copy(addr, done, piece);
-            self.segments[self.current] = (addr.offset(copied), left - copied);
+            self.current = (addr.offset(copied), left - copied);
             self.remaining -= copied;
             done += copied;
             if copied < piece {
@@ -453,6 +470,43 @@ impl Sink for KernelBuffer {
     fn put(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let len = bytes.len().min(self.remaining());
         self.bytes.extend_from_slice(&bytes[..len]);
+        Ok(len)
+    }
+}
+
+/// A slice of the kernel's own as [`Sink`].
+#[derive(Debug)]
+pub struct SliceSink<'a> {
+    /// What is to be filled.
+    pub bytes: &'a mut [u8],
+    /// How much of it has been.
+    pub filled: usize,
+}
+
+impl<'a> SliceSink<'a> {
+    /// Wants to fill `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a mut [u8]) -> Self {
+        Self { bytes, filled: 0 }
+    }
+}
+
+impl Sink for SliceSink<'_> {
+    fn remaining(&self) -> usize {
+        self.bytes.len() - self.filled
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let len = bytes.len().min(self.remaining());
+        self.bytes[self.filled..self.filled + len].copy_from_slice(&bytes[..len]);
+        self.filled += len;
+        Ok(len)
+    }
+
+    fn put_page(&mut self, page: &Page, offset: usize, len: usize) -> Result<usize, Errno> {
+        let len = len.min(self.remaining());
+        page.read(offset, &mut self.bytes[self.filled..self.filled + len]);
+        self.filled += len;
         Ok(len)
     }
 }

@@ -12,7 +12,7 @@ use alloc::{borrow::Cow, boxed::Box, collections::BTreeMap, string::String, sync
 use core::{
     any::Any,
     fmt,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering},
 };
 
 use bitflags::bitflags;
@@ -291,16 +291,21 @@ impl AccessTimes {
     }
 }
 
+/// Extended attributes, by full name.
+pub type Xattrs = BTreeMap<Box<[u8]>, Arc<[u8]>>;
+
 /// What any inode can have, whatever its file system: kept by the inode, used by the calls.
 #[derive(Default)]
 pub struct InodeState {
     /// `flock` and `fcntl` locks, made on first use.
     pub locks: Once<Arc<super::lock::FileLocks>>,
     /// Extended attributes (`man 7 xattr`), by full name.
-    pub xattrs: Mutex<Option<Box<BTreeMap<Box<[u8]>, Arc<[u8]>>>>>,
+    pub xattrs: Mutex<Option<Box<Xattrs>>>,
     /// Open descriptions that may write (positive), or running programs that deny it (negative):
     /// `ETXTBSY`.
     pub writers: AtomicI32,
+    /// A file without a name that may be given one (`O_TMPFILE` without `O_EXCL`).
+    pub linkable: AtomicBool,
     /// What a FIFO or a bound socket keeps in its inode, made by its first user.
     pub attachment: Once<Arc<dyn Any + Send + Sync>>,
     /// Who watches the file (`man 7 inotify`).
@@ -440,9 +445,14 @@ pub trait Inode: Send + Sync + Any {
     /// `O_TMPFILE`).
     ///
     /// # Errors
-    /// `EPERM` where nothing can be made here.
-    fn create(&self, _name: Option<&[u8]>, _new: &NewInode<'_>) -> Result<Arc<dyn Inode>, Errno> {
-        Err(Errno::EPERM)
+    /// `ENOENT` where nothing can be made here, as in procfs: the lookup came first.
+    fn create(&self, name: Option<&[u8]>, _new: &NewInode<'_>) -> Result<Arc<dyn Inode>, Errno> {
+        Err(if name.is_some() { Errno::ENOENT } else { Errno::EOPNOTSUPP })
+    }
+
+    /// Its number, as directories list it.
+    fn ino(&self) -> u64 {
+        self.metadata().ino
     }
 
     /// Makes `target`, of the same file system, known as `name` in this directory.

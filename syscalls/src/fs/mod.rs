@@ -8,19 +8,30 @@
 //! * [`Vfs`] is what all processes share: the root, and what the image says.
 
 pub mod anon;
+mod at;
+pub(crate) mod attr;
 pub mod console;
 pub mod devfs;
+pub(crate) mod dir;
 pub mod epoll;
 pub mod eventfd;
+pub(crate) mod fd;
 mod fdtable;
 pub mod image;
 pub mod inode;
 pub mod lock;
 pub mod mount;
+pub(crate) mod names;
+mod notify;
+pub mod open;
 pub mod path;
 pub mod pipe;
 pub mod poll;
+pub(crate) mod rw;
 pub mod special;
+pub mod stat;
+#[cfg(test)]
+mod tests;
 pub mod tmpfs;
 pub mod tty;
 mod vfs;

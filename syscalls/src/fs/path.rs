@@ -8,7 +8,12 @@
 //! else is called. Both change only under the superblock's namespace lock.
 
 use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
-use core::{borrow::Borrow, cmp::Ordering as CmpOrdering, fmt, sync::atomic::AtomicU32};
+use core::{
+    borrow::Borrow,
+    cmp::Ordering as CmpOrdering,
+    fmt,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use super::{
     inode::{Caller, Children, FileType, Inode},
@@ -226,6 +231,31 @@ impl Dentry {
             place.name = name;
         }
         to.insert(child);
+    }
+
+    /// Lets two kept children, the first of this directory and the second of `other`, exchange
+    /// their places. The caller holds the namespace lock.
+    pub fn exchange(
+        self: &Arc<Self>,
+        first: &Arc<Dentry>,
+        other: &Arc<Dentry>,
+        second: &Arc<Dentry>,
+    ) {
+        let (first_name, second_name) = (first.name(), second.name());
+        self.take_out(first);
+        other.relocate(second, self, first_name);
+        {
+            let mut place = first.place.lock();
+            place.parent = Some(other.clone());
+            place.name = second_name;
+        }
+        other.insert(first);
+    }
+
+    /// Whether something is mounted here.
+    #[must_use]
+    pub fn is_mountpoint(&self) -> bool {
+        self.mount_count.load(Ordering::Acquire) != 0
     }
 
     /// Kept children from position `from` of the listing on, at most `max`, with the positions at

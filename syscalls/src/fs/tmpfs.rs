@@ -190,6 +190,11 @@ pub struct FileData {
 }
 
 impl FileData {
+    /// Files with a name cannot be sealed.
+    fn named() -> Self {
+        Self { seals: AtomicU32::new(linux::F_SEAL_SEAL), ..Self::default() }
+    }
+
     fn with_base(base: Base) -> Self {
         let cache = Cache {
             size: base.len as u64,
@@ -197,7 +202,7 @@ impl FileData {
             slots: BTreeMap::new(),
             populated: (base.len as u64).div_ceil(PAGE),
         };
-        Self { base: Some(base), cache: Mutex::new(cache), ..Self::default() }
+        Self { base: Some(base), cache: Mutex::new(cache), ..Self::named() }
     }
 
     fn base_bytes(&self, from: u64, to: u64) -> &'static [u8] {
@@ -344,7 +349,7 @@ impl FileData {
             drop(removed);
             // The rest of the page that is cut reads as zeros from now on, in mappings too.
             let mut former = None;
-            if size % PAGE != 0 {
+            if !size.is_multiple_of(PAGE) {
                 match cache.slots.get(&cut) {
                     Some(Slot::Private(page)) => {
                         page.zero((size % PAGE) as usize, (PAGE - size % PAGE) as usize);
@@ -547,7 +552,7 @@ impl TmpfsInode {
         let content = match data {
             ImageData::Directory => Content::Directory,
             ImageData::Regular(Some(base)) => Content::Regular(FileData::with_base(base)),
-            ImageData::Regular(None) => Content::Regular(FileData::default()),
+            ImageData::Regular(None) => Content::Regular(FileData::named()),
             ImageData::Symlink(target) => Content::Symlink(Cow::Borrowed(target)),
             ImageData::Special(kind) => Content::Special(
                 kind,
@@ -630,6 +635,29 @@ impl TmpfsInode {
     #[must_use]
     pub fn get_seals(&self) -> Option<u32> {
         self.data().map(|_| self.seals())
+    }
+
+    /// `F_ADD_SEALS`.
+    ///
+    /// # Errors
+    /// `EPERM` where seals are sealed, `EINVAL` where this is no regular file.
+    pub fn add_seals(&self, seals: u32) -> Result<(), Errno> {
+        let data = self.data().ok_or(Errno::EINVAL)?;
+        let _turn = data.write.lock();
+        let present = self.seals();
+        if present & linux::F_SEAL_SEAL != 0 {
+            return Err(Errno::EPERM);
+        }
+        let mut seals = present | seals;
+        // A sealed program cannot be changed either.
+        if seals & linux::F_SEAL_EXEC != 0 && self.attributes.lock().permissions & 0o111 != 0 {
+            seals |= linux::F_SEAL_SHRINK
+                | linux::F_SEAL_GROW
+                | linux::F_SEAL_WRITE
+                | linux::F_SEAL_FUTURE_WRITE;
+        }
+        data.seals.store(seals, Ordering::Release);
+        Ok(())
     }
 
     /// Sets `F_SEAL_*` without looking at what is there.
@@ -765,9 +793,13 @@ impl Inode for TmpfsInode {
         Children::Kept
     }
 
+    fn ino(&self) -> u64 {
+        self.ino
+    }
+
     fn create(&self, name: Option<&[u8]>, new: &NewInode<'_>) -> Result<Arc<dyn Inode>, Errno> {
         let content = match new.kind {
-            NewKind::Regular => Content::Regular(FileData::default()),
+            NewKind::Regular => Content::Regular(FileData::named()),
             NewKind::Directory => Content::Directory,
             NewKind::Symlink(target) => Content::Symlink(Cow::Owned(target.to_vec())),
             NewKind::Special(kind, device) => Content::Special(kind, device),

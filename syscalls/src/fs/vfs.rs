@@ -16,7 +16,7 @@ use super::{
     mount::{Mount, MountFlags, Superblock},
     path::{Dentry, Name, Path},
     tmpfs::Tmpfs,
-    walk::{Final, Last, Lookup},
+    walk::{Final, Lookup},
 };
 use crate::{
     Errno,
@@ -33,6 +33,7 @@ pub struct Vfs {
     next_minor: AtomicU32,
     reports_missing_files: AtomicBool,
     hidden: Mutex<HiddenMembers>,
+    pub(super) lock_waits: super::lock::LockWaits,
 }
 
 impl Default for Vfs {
@@ -54,6 +55,7 @@ impl Vfs {
             next_minor: AtomicU32::new(3),
             reports_missing_files: AtomicBool::new(false),
             hidden: Mutex::default(),
+            lock_waits: Default::default(),
         }
     }
 
@@ -270,19 +272,5 @@ impl Path {
             self.dentry.insert(&dentry);
         }
         Ok(Path { mount: self.mount.clone(), dentry })
-    }
-}
-
-/// A name for the last component of a path that is to be made or removed.
-///
-/// # Errors
-/// `of_other` where the path ends in `.`, `..` or `/`.
-pub(super) fn last_name(
-    last: Last,
-    of_other: Errno,
-) -> Result<(alloc::vec::Vec<u8>, super::walk::Slashes), Errno> {
-    match last {
-        Last::Name { name, slashes } => Ok((name, slashes)),
-        _ => Err(of_other),
     }
 }

@@ -385,11 +385,7 @@ impl Walk<'_, '_, '_> {
     pub fn finish(mut self, last: Final) -> Result<Path, Errno> {
         loop {
             match self.to_parent()? {
-                Last::Root | Last::Dot => return Ok(self.at),
-                Last::DotDot => {
-                    self.go_up()?;
-                    return Ok(self.at);
-                }
+                other @ (Last::Root | Last::Dot | Last::DotDot) => return self.finish_last(other),
                 Last::Name { name, slashes } => {
                     let child = self.find(&name)?;
                     let follows = last == Final::Follow || slashes == Slashes::Trailing;
@@ -403,6 +399,21 @@ impl Walk<'_, '_, '_> {
                     return Ok(child);
                 }
             }
+        }
+    }
+
+    /// Ends a resolution whose last component, from [`Self::to_parent`], is no name.
+    ///
+    /// # Errors
+    /// `EXDEV`.
+    pub fn finish_last(mut self, last: Last) -> Result<Path, Errno> {
+        match last {
+            Last::Root | Last::Dot => Ok(self.at),
+            Last::DotDot => {
+                self.go_up()?;
+                Ok(self.at)
+            }
+            Last::Name { name, .. } => self.find(&name),
         }
     }
 

@@ -339,7 +339,6 @@ impl CodePatcher for Patcher {
         None
     }
 
-
     fn range_executable(&self, space: &AddressSpace, code: &CodeRange) {
         let pages = (code.range.end.0 - code.range.start.0) / PAGE;
         self.ranges.lock().unwrap().push((code.range.start.0, pages, code.first));
