@@ -1,0 +1,13 @@
+// execve within one process: itself with other arguments, errors, what is kept and what is not.
+// @case first first
+#include "test.h"
+extern char **environ;
+int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "first")) {
+        char *none[] = {NULL}; CALL(execve("none", argv, environ)); CALL(execve(".", argv, environ)); CALL(execve("", argv, environ)); put_file("text", "no program\n"); CALL(execve("text", argv, environ)); chmod("text", 0755); CALL(execve("text", argv, environ)); put_file("short", "\177ELF"); chmod("short", 0755); CALL(execve("short", argv, environ)); put_file("script", "#!/none/interpreter\n"); chmod("script", 0755); CALL(execve("script", argv, environ)); put_file("empty", ""); chmod("empty", 0755); CALL(execve("empty", argv, environ)); CALL(execve("/dev/null", argv, environ)); CALL(execve(argv[0], (char **)1, environ)); CALL(execve("text/x", argv, environ)); symlink("loop", "loop"); CALL(execve("loop", argv, environ));
+        // Kept: open descriptors without close-on-exec, ignored signals, mask, limits, directory. Not kept: handlers, mappings, alternate stack, descriptors with it.
+        int keep = open("kept", O_RDWR | O_CREAT, 0600), lose = open("lost", O_RDWR | O_CREAT | O_CLOEXEC, 0600); dup2(keep, 20); dup2(lose, 21); fcntl(21, F_SETFD, FD_CLOEXEC); write(20, "before", 6); signal(SIGUSR1, SIG_IGN); signal(SIGUSR2, (void (*)(int))puts); sigset_t s; sigemptyset(&s); sigaddset(&s, SIGTERM); sigprocmask(SIG_BLOCK, &s, NULL); raise(SIGTERM); umask(027); mkdir("dir", 0755); chdir("dir"); mmap((void *)0x10000000, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0); alarm(1000); char *big = malloc(100001); memset(big, 'b', 100000); big[100000] = 0; char *args[] = {"renamed", "second", "", big, NULL}, *env[] = {"ONLY=this", NULL}; fflush(stdout); execve(argv[0], args, env); puts(errno_name(errno)); return 1;
+    }
+    printf("%d %s %s <%s> %zu\n", argc, argv[0], argv[1], argv[2], strlen(argv[3])); for (char **e = environ; *e; e++) puts(*e); char c[7] = ""; CALL(pread(20, c, 6, 0)); puts(c); CALL(fcntl(21, F_GETFD)); struct sigaction a; sigaction(SIGUSR1, NULL, &a); CHECK(a.sa_handler == SIG_IGN); sigaction(SIGUSR2, NULL, &a); CHECK(a.sa_handler == SIG_DFL); sigset_t s; sigpending(&s); SHOW(sigismember(&s, SIGTERM)); printf("%o\n", umask(0)); getcwd(argv[2], 1); char cwd[4096]; getcwd(cwd, 4096); puts(strrchr(cwd, '/')); catch_faults(); FAULT(*(volatile char *)0x10000000); CHECK(alarm(0) > 900); char link[4096] = ""; readlink("/proc/self/exe", link, 4095); puts(strrchr(link, '/')); char comm[64] = ""; int fd = open("/proc/self/comm", O_RDONLY); read(fd, comm, 63); fputs(comm, stdout);
+    return 5;
+}

@@ -1,0 +1,4 @@
+// getrandom and the random devices: lengths, flags, no repetition.
+#include "test.h"
+#include <sys/random.h>
+int main(void) { static char a[1 << 20], b[1 << 20]; CALL(getrandom(a, 256, 0)); CALL(getrandom(b, 256, GRND_NONBLOCK)); CHECK(memcmp(a, b, 256)); CALL(getrandom(a, 0, 0)); CALL(getrandom(a, 1 << 20, 0)); CALL(getrandom(a, 16, GRND_RANDOM)); CALL(getrandom(a, 16, 4)); CALL(getrandom(a, 16, 0x100)); CALL(getrandom((void *)1, 16, 0)); CALL(getrandom(a, 16, GRND_RANDOM | 4)); int counts[256] = {0}; getrandom(a, 1 << 20, 0); for (int i = 0; i < 1 << 20; i++) counts[(unsigned char)a[i]]++; int odd = 0; for (int i = 0; i < 256; i++) odd += counts[i] < 3600 || counts[i] > 4600; SHOW(odd); int fd = open("/dev/urandom", O_RDWR); CALL(read(fd, a, 100)); CALL(read(fd, b, 100)); CHECK(memcmp(a, b, 100)); CALL(write(fd, a, 10)); fd = open("/dev/random", O_RDONLY); CALL(read(fd, a, 10)); CALL(getentropy(a, 257)); CALL(getentropy(a, 256)); return 0; }

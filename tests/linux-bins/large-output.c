@@ -1,0 +1,3 @@
+// Ten megabytes on standard output, in pieces of odd sizes, and lines on standard error.
+#include "test.h"
+int main(void) { static char block[70001]; uint64_t x = 1; size_t total = 0; int n = 0; while (total < 10000000) { size_t size = 1 + (x >> 33) % 70001; for (size_t i = 0; i < size; i++) { x = x * 6364136223846793005u + 1442695040888963407u; block[i] = 'a' + (x >> 59) % 26; } if (size > 60) block[60] = '\n'; size_t done = 0; while (done < size) { ssize_t w = write(1, block + done, size - done); if (w < 0) return 1; done += w; } total += size; if (++n % 100 == 0) fprintf(stderr, "%zu\n", total); } fprintf(stderr, "end\n"); return 0; }
