@@ -63,7 +63,7 @@ impl AddressSpace {
     /// # Errors
     /// See `man 2 madvise`. `ENOMEM` where part of the range is not mapped; the rest has been dealt
     /// with then.
-    fn advise(&self, range: Range<u64>, advice: u32) -> Result<(), Errno> {
+    pub(super) fn advise(&self, range: Range<u64>, advice: u32) -> Result<(), Errno> {
         match advice {
             linux::MADV_POPULATE_READ => self.advise_touch(range, Access::Read),
             linux::MADV_POPULATE_WRITE => self.advise_touch(range, Access::Write),

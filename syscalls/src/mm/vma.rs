@@ -372,10 +372,12 @@ impl VmaTree {
         while let Some((&start, _)) = self.areas.range(range.clone()).next() {
             taken.extend(self.areas.remove(&start));
         }
-        if !taken.is_empty() && range.end > self.search.ceiling {
+        if !taken.is_empty() {
             let below = self.find_below(range.start).map_or(0, |vma| vma.end);
             let above = self.find_from(range.end).map_or(self.search.base, Vma::guarded_start);
-            self.search.largest = self.search.largest.max(above.saturating_sub(below));
+            if above > self.search.ceiling {
+                self.search.largest = self.search.largest.max(above.saturating_sub(below));
+            }
         }
         taken
     }

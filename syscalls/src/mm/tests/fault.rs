@@ -111,6 +111,23 @@ fn pages_written_before_a_file_was_forked_go_along() {
 }
 
 #[test]
+fn an_area_with_copies_keeps_them_when_it_becomes_part_of_another() {
+    let process = TestProcess::new();
+    let space = process.space();
+    let fd = open(&process, &TestFile::new(2 * PAGE), linux::O_RDONLY);
+    let at = 0x2000_0000;
+    let map = |page: u64| {
+        mmap_file(&process, at + page * PAGE, PAGE, RW, PRIVATE | FIXED, fd, page * PAGE).unwrap();
+    };
+    map(1);
+    poke(&space, at + PAGE, 50).unwrap();
+    map(0);
+    assert_eq!(areas(&space, at), ["0-2 rw-p"]);
+    let child = space.fork().unwrap();
+    assert_eq!((peek(&child, at), peek(&child, at + PAGE)), (Ok(1), Ok(50)));
+}
+
+#[test]
 fn a_files_end() {
     let process = TestProcess::new();
     let space = process.space();
