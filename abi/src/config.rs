@@ -16,12 +16,14 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 2;
+pub const CONFIG_VERSION: u32 = 3;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
-    /// A terminal: the guest runs the line discipline, the host terminal is raw.
+    /// A terminal. The host's is raw, and the guest runs the line discipline, exactly where standard
+    /// input and standard output are both terminals. Otherwise (`hermit-run ls | less`) the host's
+    /// line discipline stays at work, and the guest's passes bytes through as they are.
     Terminal,
     /// A pipe, file or socket: bytes pass through unchanged, `isatty` says no.
     Pipe,

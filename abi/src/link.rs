@@ -9,16 +9,18 @@
 //! [`Kind::Record`] and [`Kind::Event`] a postcard-encoded [`Record`] (to the host) or [`Event`]
 //! (to the guest).
 //!
-//! Standard input is sent against credit: the host starts with [`STDIN_WINDOW`] bytes and gets
-//! more with [`Record::StdinCredit`], so an event is never stuck behind input that the program
-//! does not read.
+//! Standard input is sent against credit, which the guest grants with [`Record::StdinCredit`], so an
+//! event is never stuck behind input that the program does not read. For a terminal the host starts
+//! with [`STDIN_WINDOW`] bytes, because keys may mean signals. For anything else it starts with
+//! none: the guest asks when the program first looks at its standard input, and what a program
+//! never looks at is left to whoever reads it next (`while read line; do hermit-run …; done`).
 
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::config::WindowSize;
 
-/// Bytes of standard input that may be under way before the guest has granted more.
+/// Bytes of standard input that may be under way: the credit that a guest grants at first.
 pub const STDIN_WINDOW: usize = 64 << 10;
 
 /// The largest payload that either side sends in one frame.

@@ -196,7 +196,7 @@ impl Console {
         let mut state = Main {
             outcome: Outcome::default(),
             pending: VecDeque::new(),
-            credit: STDIN_WINDOW,
+            credit: if self.stdin_is_terminal { STDIN_WINDOW } else { 0 },
             impatience: 0,
         };
         loop {
@@ -528,6 +528,10 @@ mod tests {
         let stdin = File::from(std::os::fd::OwnedFd::from(reader));
         let outcome = run(Some(stdin), outputs(io::sink(), io::sink()), move |mut link| {
             let mut decoder = Decoder::new();
+            link.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+            assert!(link.read(&mut [0; 1]).is_err(), "input came unasked");
+            link.set_read_timeout(None).unwrap();
+            link.write_all(&Record::StdinCredit(STDIN_WINDOW as u32).to_frame()).unwrap();
             let mut seen = 0;
             let mut unacknowledged = 0;
             loop {

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         test("bad_options_are_one_line_each", bad_options_are_one_line_each),
         test("the_status_is_the_programs", the_status_is_the_programs),
         test("streams_are_byte_for_byte", streams_are_byte_for_byte),
+        test("input_that_is_not_read_is_left", input_that_is_not_read_is_left_to_others),
         test("the_guest_gets_what_was_asked_for", the_guest_gets_what_was_asked_for),
         test("settings_come_from_line_environment_and_file", settings_have_a_precedence),
         test("volumes_are_copied", volumes_are_copied),
@@ -159,16 +160,19 @@ impl Guest {
                 let _ = writeln!(io::stderr(), "qemu: something broke");
                 std::process::exit(3);
             }
-            "cat" => loop {
-                let (kind, bytes) = self.next();
-                assert_eq!(kind, Kind::Stdin);
-                if bytes.is_empty() {
-                    self.put(Kind::Stderr, b"end\n");
-                    return self.exit(Exit::Status(0));
+            "cat" => {
+                self.record(&Record::StdinCredit(link::STDIN_WINDOW as u32));
+                loop {
+                    let (kind, bytes) = self.next();
+                    assert_eq!(kind, Kind::Stdin);
+                    if bytes.is_empty() {
+                        self.put(Kind::Stderr, b"end\n");
+                        return self.exit(Exit::Status(0));
+                    }
+                    self.record(&Record::StdinCredit(bytes.len() as u32));
+                    self.put(Kind::Stdout, &bytes);
                 }
-                self.record(&Record::StdinCredit(bytes.len() as u32));
-                self.put(Kind::Stdout, &bytes);
-            },
+            }
             "describe" => {
                 let mut config = self.config.clone();
                 config.random_seed = [0; 32];
@@ -442,6 +446,20 @@ fn streams_are_byte_for_byte() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout == input, "{} bytes came back", output.stdout.len());
     assert_eq!(output.stderr, b"end\n");
+}
+
+fn input_that_is_not_read_is_left_to_others() {
+    let room = Room::new();
+    let script = "while read line; do $0 ./prog status 0; echo $line; done";
+    let mut command = room.command();
+    let hermit_run = command.get_program().to_owned();
+    let envs: Vec<_> =
+        command.get_envs().filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned()))).collect();
+    room.file("lines", b"one\ntwo\nthree\n", 0o644);
+    command = Command::new("sh");
+    command.args(["-c", script]).arg(hermit_run).envs(envs).current_dir(room.dir.path());
+    let output = command.stdin(fs::File::open(room.path("lines")).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "one\ntwo\nthree\n");
 }
 
 fn the_guest_gets_what_was_asked_for() {

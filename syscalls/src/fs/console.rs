@@ -1,13 +1,15 @@
 //! The console: the program's standard streams, which are the host's.
 //!
 //! Bytes from the host come in through [`Console::feed`], which the kernel calls when the console
-//! link has some. A standard stream that is a terminal on the host is a [`Tty`] here, with the line
-//! discipline on this side and the host's terminal in raw mode; one that is a pipe or a file there
-//! is a [`StreamFile`], which `stat` calls a FIFO.
+//! link has some. A standard stream that is a terminal on the host is a [`Tty`] here. Where input
+//! and output both are, the line discipline is on this side and the host's terminal in raw mode;
+//! otherwise it is on the host's side, and the [`Tty`] passes bytes through. A stream that is a pipe
+//! or a file there is a [`StreamFile`], which `stat` calls a FIFO.
 //!
-//! Standard input is sent by the host against credit ([`STDIN_WINDOW`] bytes at first): what the
-//! program has consumed is granted anew with [`Record::StdinCredit`], in batches of a quarter of
-//! the window, so that the host never waits while fewer than three quarters are under way.
+//! Standard input is sent by the host against credit: the first [`STDIN_WINDOW`] bytes are asked for
+//! when the program first looks (those of a terminal come unasked), and what it has consumed is
+//! granted anew with [`Record::StdinCredit`], in batches of a quarter of the window, so that the
+//! host never waits while fewer than three quarters are under way.
 
 use alloc::{
     boxed::Box,
@@ -33,7 +35,10 @@ use super::{
     anon::AnonymousInode,
     inode::{FileType, Metadata},
     pipe::send_broken_pipe,
-    tty::{Tty, TtyDriver},
+    tty::{
+        Tty, TtyDriver,
+        discipline::{pass_through_termios, standard_termios},
+    },
 };
 use crate::{
     Errno,
@@ -61,6 +66,8 @@ pub struct Console {
 struct Shared {
     input: Mutex<Input>,
     readers: Arc<WaitQueue>,
+    /// The program has looked at its standard input, or it comes unasked.
+    is_asked_for: AtomicBool,
     /// Consumed bytes that the host has not been told of.
     ungranted: AtomicUsize,
     /// By stream: nobody reads it any more on the host.
@@ -77,6 +84,13 @@ struct Input {
 }
 
 impl Shared {
+    /// The program looks at its standard input.
+    fn ask(&self) {
+        if !self.is_asked_for.swap(true, Ordering::Relaxed) {
+            platform().send_record(&Record::StdinCredit(STDIN_WINDOW as u32));
+        }
+    }
+
     fn consumed(&self, count: usize) {
         const BATCH: usize = STDIN_WINDOW / 4;
         if self.ungranted.fetch_add(count, Ordering::Relaxed) + count >= BATCH {
@@ -95,6 +109,7 @@ impl Console {
         let shared = Arc::new(Shared {
             input: Mutex::default(),
             readers: WaitQueue::new(),
+            is_asked_for: AtomicBool::new(config.streams[0] == Stream::Terminal),
             ungranted: AtomicUsize::new(0),
             closed: Default::default(),
             closings: WaitQueue::new(),
@@ -109,7 +124,12 @@ impl Console {
         };
         let tty = (output.is_some() || is_terminal(0)).then(|| {
             let driver = HostTerminal { output, shared: shared.clone() };
-            Tty::new(Box::new(driver), config.window, system)
+            let termios = if is_terminal(0) && is_terminal(1) {
+                standard_termios()
+            } else {
+                pass_through_termios()
+            };
+            Tty::new(Box::new(driver), termios, config.window, system)
         });
         Arc::new(Self { streams: config.streams, owner: (config.uid, config.gid), tty, shared })
     }
@@ -259,6 +279,7 @@ impl File for StreamFile {
         if wanted == 0 {
             return Ok(0);
         }
+        shared.ask();
         let bytes = shared.readers.wait(io.thread, None, || {
             let mut input = shared.input.lock();
             if !input.bytes.is_empty() {
@@ -316,6 +337,7 @@ impl File for StreamFile {
 
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         if self.direction == Direction::Input {
+            self.shared.ask();
             table.watch(&self.shared.readers);
             let input = self.shared.input.lock();
             let mut events = PollEvents::empty();
@@ -339,6 +361,9 @@ impl File for StreamFile {
     fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
         match request {
             ioctl::FIONREAD => {
+                if self.direction == Direction::Input {
+                    self.shared.ask();
+                }
                 let count = self.shared.input.lock().bytes.len();
                 UserPtr::from(arg).write(&(count as i32)).map(|()| 0)
             }
@@ -364,5 +389,44 @@ impl File for StreamFile {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Machine, test_config};
+
+    #[test]
+    fn input_is_asked_for_when_the_program_first_looks() {
+        let machine = Machine::new();
+        machine.make_current();
+        let console = Console::new(&test_config(), Weak::new());
+        let (input, output) = (console.open_stream(0).0, console.open_stream(1).0);
+        let _ = output.poll(&mut PollTable::query());
+        assert_eq!(machine.take_records(), []);
+        assert_eq!(input.poll(&mut PollTable::query()), PollEvents::empty());
+        let _ = input.poll(&mut PollTable::query());
+        assert_eq!(machine.take_records(), [Record::StdinCredit(STDIN_WINDOW as u32)]);
+    }
+
+    #[test]
+    fn lines_are_processed_on_one_side_only() {
+        use Stream::{Pipe, Terminal};
+        let machine = Machine::new();
+        machine.make_current();
+        for (streams, echoed) in [
+            ([Terminal, Terminal, Terminal], &b"x\r\n"[..]),
+            ([Terminal, Terminal, Pipe], b"x\r\n"),
+            ([Terminal, Pipe, Terminal], b""),
+            ([Pipe, Terminal, Terminal], b""),
+        ] {
+            let console = Console::new(&RunConfig { streams, ..test_config() }, Weak::new());
+            console.feed(b"x\r");
+            let shown = [Kind::Stdout, Kind::Stderr].map(|kind| machine.take_console(kind));
+            assert_eq!(shown.concat(), echoed, "{streams:?}");
+            // Terminals may send signals, and need no credit first.
+            assert_eq!(machine.take_records(), []);
+        }
     }
 }

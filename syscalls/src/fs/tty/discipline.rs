@@ -67,6 +67,13 @@ pub fn standard_termios() -> Termios {
     }
 }
 
+/// The attributes of a terminal whose lines are processed at its other end: bytes pass through as
+/// they are (`cfmakeraw`, `man 3 termios`).
+#[must_use]
+pub fn pass_through_termios() -> Termios {
+    Termios { c_iflag: 0, c_oflag: 0, c_lflag: 0, ..standard_termios() }
+}
+
 /// What the owner of a [`Discipline`] has to do after a call, in this order, without its lock.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Effects {

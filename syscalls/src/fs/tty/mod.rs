@@ -100,12 +100,17 @@ const DECISECOND_NS: u64 = 100_000_000;
 const OUTPUT_CHUNK: usize = 16 << 10;
 
 impl Tty {
-    /// A terminal as it is when it is first opened.
+    /// A terminal as it is when it is first opened, with these attributes.
     #[must_use]
-    pub fn new(driver: Box<dyn TtyDriver>, window: WindowSize, system: Weak<System>) -> Arc<Self> {
+    pub fn new(
+        driver: Box<dyn TtyDriver>,
+        termios: Termios,
+        window: WindowSize,
+        system: Weak<System>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                discipline: Discipline::default(),
+                discipline: Discipline::new(termios),
                 backlog: VecDeque::new(),
                 window: linux::winsize {
                     ws_row: window.rows,
