@@ -148,7 +148,8 @@ impl Plan<'_> {
         if self.log == LogPort::Serial {
             add(&["-chardev", "socket,id=log,fd=1", "-serial", "chardev:log"]);
         }
-        let command_line = format!("root={ROOT_IMAGE_ADDR:#x},{:#x}", self.root.len);
+        // QEMU's memory is a mapping of its own: what nobody has written is zero.
+        let command_line = format!("root={ROOT_IMAGE_ADDR:#x},{:#x} fresh=zero", self.root.len);
         add(&["-append", &command_line, "-kernel"]);
         arguments.push(self.kernel.into());
         arguments.extend(["-initrd".into(), boot.into()]);

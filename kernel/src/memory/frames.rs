@@ -13,7 +13,7 @@
 //!
 //! One lock covers lists and ranges. Reference counts are atomics outside it.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hx_syscalls::platform::{Frame, MemoryInfo};
 use spin::Mutex;
@@ -70,6 +70,10 @@ static ALLOCATOR: Mutex<Allocator> = Mutex::new(Allocator {
     free: 0,
     untouched_is_zero: false,
 });
+
+/// The allocator's array and its length, for reference counts, which need no lock.
+static INFOS: AtomicPtr<FrameInfo> = AtomicPtr::new(core::ptr::null_mut());
+static FRAME_LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// Frames that only the kernel's own allocations may use, so that a program that takes all memory
 /// gets `ENOMEM` while the kernel can still serve it.
@@ -236,6 +240,8 @@ pub fn init(
     *start += needed;
     allocator.free -= needed;
     allocator.infos = phys_to_virt(infos * FRAME_SIZE).cast();
+    INFOS.store(allocator.infos, Ordering::Relaxed);
+    FRAME_LIMIT.store(limit, Ordering::Relaxed);
     if fresh == FreshMemory::Unknown {
         // SAFETY: the range was just taken out of the untouched memory, and the boot page tables
         // map it.
@@ -276,13 +282,10 @@ pub fn alloc_zeroed(purpose: Purpose) -> Option<Frame> {
 
 /// The frame's reference count, or `None` where the allocator does not manage it (root image).
 fn refs(frame: Frame) -> Option<&'static AtomicU32> {
-    let (infos, limit) = {
-        let allocator = ALLOCATOR.lock();
-        (allocator.infos, allocator.frame_limit)
-    };
-    if frame.0 >= limit || crate::machine::is_image_frame(frame) {
+    if frame.0 >= FRAME_LIMIT.load(Ordering::Relaxed) || crate::machine::is_image_frame(frame) {
         return None;
     }
+    let infos = INFOS.load(Ordering::Relaxed);
     // SAFETY: within the array, which lives for ever; the count is only ever touched as an atomic
     // once the frame has been handed out.
     Some(unsafe { &(*infos.add(frame.0 as usize)).refs })
