@@ -52,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_QEMU", help_heading = "Machine")]
     pub(crate) qemu: Option<PathBuf>,
 
-    /// Set a variable; NAME alone takes the host's value
+    /// Set a variable; NAME alone takes the host's value [env: HERMIX_ENV, one a line]
     #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
     #[arg(help_heading = "Program")]
     pub(crate) env: Vec<OsString>,
@@ -74,7 +74,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", env = "HERMIX_HOSTNAME", help_heading = "Program")]
     pub(crate) hostname: Option<String>,
 
-    /// Copy a file or directory of the host into the guest
+    /// Copy a file or directory of the host into the guest [env: HERMIX_VOLUME, one a line]
     #[arg(short, long, value_name = "HOST:GUEST[:ro]", action = ArgAction::Append)]
     #[arg(help_heading = "Files")]
     pub(crate) volume: Vec<OsString>,
@@ -84,6 +84,7 @@ pub(crate) struct Options {
     pub(crate) rootfs: Option<PathBuf>,
 
     /// Add a Debian package that is installed on the host, with what it depends on
+    /// [env: HERMIX_PACKAGE, one a line]
     #[arg(long, value_name = "NAME", action = ArgAction::Append, help_heading = "Files")]
     pub(crate) package: Vec<String>,
 

@@ -47,6 +47,11 @@ const FORWARDED: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2]
 /// So many SIGINT or SIGTERM end the run even where the guest does not react.
 const PATIENCE: u32 = 3;
 
+/// Ctrl-\, so many times in a row, ends the run where the terminal is raw: there no key makes a
+/// signal that hermit-run would see.
+const QUIT_KEY: u8 = 0x1c;
+const QUIT_COUNT: u32 = 5;
+
 /// How a run ended.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -58,6 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) missing_files: Vec<PathBuf>,
     /// Whether the program was started at all.
     pub(crate) started: bool,
+    /// The user ended the virtual machine, because the program did not end by itself.
+    pub(crate) was_abandoned: bool,
     /// Output that could not be written, other than for want of a reader.
     pub(crate) lost_output: Option<String>,
 }
@@ -198,6 +205,7 @@ impl Console {
             pending: VecDeque::new(),
             credit: if self.stdin_is_terminal { STDIN_WINDOW } else { 0 },
             impatience: 0,
+            quit_keys: 0,
         };
         loop {
             for signal in self.signals.take() {
@@ -253,6 +261,9 @@ impl Console {
         let mut bytes = vec![0; state.credit.min(link::MAX_PAYLOAD)];
         match stdin.read(&mut bytes) {
             Ok(count) => {
+                if self.raw.is_some() {
+                    state.watch_keys(&bytes[..count]);
+                }
                 state.queue(&link::header(Kind::Stdin, count));
                 state.queue(&bytes[..count]);
                 state.credit -= count;
@@ -281,6 +292,8 @@ struct Main {
     pending: VecDeque<u8>,
     credit: usize,
     impatience: u32,
+    /// Ctrl-\ typed in a row.
+    quit_keys: u32,
 }
 
 impl Main {
@@ -290,6 +303,21 @@ impl Main {
 
     fn event(&mut self, event: Event) {
         self.queue(&event.to_frame());
+    }
+
+    /// The way out of a guest that hangs, where the terminal makes no signals.
+    fn watch_keys(&mut self, keys: &[u8]) {
+        for key in keys {
+            self.quit_keys = if *key == QUIT_KEY { self.quit_keys + 1 } else { 0 };
+            if self.quit_keys == QUIT_COUNT {
+                self.give_up(SIGQUIT);
+            }
+        }
+    }
+
+    fn give_up(&mut self, signal: i32) {
+        self.outcome.was_abandoned = true;
+        self.outcome.exit = Some(Exit::Signal { signal: signal as u8, core: false });
     }
 
     fn signal(&mut self, signal: i32, raw: Option<&RawMode>) {
@@ -306,9 +334,7 @@ impl Main {
                     self.impatience += 1;
                 }
                 if self.impatience >= PATIENCE {
-                    say("the program did not react to the signals; the virtual machine is stopped");
-                    let exit = Exit::Signal { signal: signal as u8, core: false };
-                    self.outcome.exit = Some(exit);
+                    self.give_up(signal);
                 }
             }
         }
@@ -328,7 +354,7 @@ impl Main {
             }
             Message::Record(Record::Started) => self.outcome.started = true,
             Message::Record(Record::Exit(exit)) => self.outcome.exit = Some(exit),
-            Message::Record(Record::Fatal(what)) => return Err(Error::Machine(what)),
+            Message::Record(Record::Fatal(what)) => return Err(Error::Guest(what)),
             Message::Record(Record::Warning(what)) => say(&what),
             Message::Record(Record::StdinCredit(bytes)) => {
                 self.credit = self.credit.saturating_add(bytes as usize).min(STDIN_WINDOW);

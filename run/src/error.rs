@@ -80,6 +80,9 @@ pub(crate) enum Error {
     /// An option whose value makes no sense, or a run that cannot work as asked.
     #[error("{0}")]
     Usage(String),
+    /// The guest kernel gave up, and said why.
+    #[error("{0}")]
+    Guest(String),
     /// The virtual machine ended, or spoke nonsense, before the program's end.
     #[error("{0}")]
     Machine(String),

@@ -20,7 +20,7 @@ use crate::{
     cache::{self, Cache},
     cli::Accel,
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
-    error::{Error, Result, say},
+    error::{Error, Result, STATUS_FAILED, say},
     guest,
     machine::{self, Engine, LogPort, Machine, Plan},
     prepare::{self, Origin},
@@ -101,23 +101,34 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let outputs = outputs(settings)?;
     let started = Instant::now();
     let mut machine = plan.start(&boot)?;
-    copy_log(settings, &mut machine)?;
+    let log = copy_log(settings, &mut machine)?;
     let Some(link) = machine.link.take() else {
         return Err(Error::Machine("the console link is gone".into()));
     };
     let console = Console::new(link, streams);
     let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
-    let outcome = console.run(outputs)?;
-    let Some(exit) = outcome.exit else {
-        let hint = match settings.kernel_log {
-            None => "; --kernel-log - shows what the kernel said",
-            Some(_) => "",
-        };
-        return Err(Error::Machine(machine.post_mortem() + hint));
-    };
+    let outcome = console.run(outputs);
     let ran = started.elapsed();
-    drop(machine);
+    let outcome = match outcome {
+        Ok(Outcome { exit: None, .. }) => Err(Error::Machine(machine.post_mortem())),
+        outcome => {
+            drop(machine);
+            outcome
+        }
+    };
+    // The machine is gone, so that its log has an end.
+    log.finish();
+    let outcome = outcome.map_err(|error| match (error, &settings.kernel_log) {
+        (Error::Machine(what), None) => {
+            Error::Machine(what + "; --kernel-log - shows what the kernel says")
+        }
+        (error, _) => error,
+    })?;
+    let exit = outcome.exit.unwrap_or(Exit::Status(STATUS_FAILED));
     report(settings, &outcome);
+    if outcome.was_abandoned {
+        say("the program did not react; the virtual machine is stopped");
+    }
     let (status, signal, core) = match exit {
         Exit::Status(status) => (status, None, false),
         Exit::Signal { signal, core } => (128 | signal, Some(signal), core),
@@ -224,13 +235,33 @@ fn sink(output: &Output) -> Result<Box<dyn Sink>> {
     })
 }
 
-/// Copies the kernel's messages to where the user wants them.
-fn copy_log(settings: &Settings, machine: &mut Machine) -> Result<()> {
-    if let (Some(output), Some(mut log)) = (&settings.kernel_log, machine.log.take()) {
-        let mut sink = sink(output)?;
-        thread::spawn(move || io::copy(&mut log, &mut sink));
+/// The thread that copies the kernel's messages to where the user wants them.
+struct LogCopy(Option<thread::JoinHandle<()>>);
+
+impl LogCopy {
+    /// Waits until everything is copied. The machine must have ended.
+    fn finish(self) {
+        if let Some(thread) = self.0 {
+            // What it panicked with has been printed.
+            let _ = thread.join();
+        }
     }
-    Ok(())
+}
+
+fn copy_log(settings: &Settings, machine: &mut Machine) -> Result<LogCopy> {
+    let (Some(output), Some(mut log)) = (&settings.kernel_log, machine.log.take()) else {
+        return Ok(LogCopy(None));
+    };
+    let mut sink = sink(output)?;
+    let copy = move || {
+        // A log that cannot be written ends; the program goes on.
+        let _ = io::copy(&mut log, &mut sink);
+        // QEMU must not be kept waiting for a reader.
+        let _ = io::copy(&mut log, &mut io::sink());
+    };
+    let thread = thread::Builder::new().name("kernel log".into()).spawn(copy);
+    let thread = thread.map_err(|error| Error::Machine(format!("no thread: {error}")))?;
+    Ok(LogCopy(Some(thread)))
 }
 
 /// What the user wanted to know about the run.

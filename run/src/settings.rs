@@ -10,6 +10,9 @@
 //! no_aslr = true
 //! ```
 //!
+//! Options that may be repeated have environment variables, too: `HERMIX_ENV`, `HERMIX_VOLUME`,
+//! `HERMIX_PACKAGE`, one value a line. They add to what the file says, and the command line to both.
+//!
 //! A relative path in the file is relative to the current directory, as on the command line.
 
 use std::{
@@ -183,15 +186,21 @@ impl Settings {
             return Err(Error::Usage(format!("--cpus {cpus}: give a number from 1 to 255")));
         }
         let mut env = Vec::new();
+        let lines = |name| env::var_os(name).map(lines).unwrap_or_default();
+        let (more_env, more_volumes) = (lines("HERMIX_ENV"), lines("HERMIX_VOLUME"));
         for path in file.env_file.iter().chain(&options.env_file) {
             read_env_file(path, &mut env)?;
         }
-        for variable in file.env.iter().map(OsStr::new).chain(options.env.iter().map(|v| &**v)) {
+        let variables = file.env.iter().map(OsStr::new);
+        let variables = variables.chain(more_env.iter().chain(&options.env).map(|v| &**v));
+        for variable in variables {
             set_variable(&mut env, variable.as_bytes())?;
         }
         let volumes = file.volume.iter().map(OsStr::new);
-        let volumes = volumes.chain(options.volume.iter().map(|volume| &**volume));
+        let volumes =
+            volumes.chain(more_volumes.iter().chain(&options.volume).map(|volume| &**volume));
         let mut packages = file.package;
+        packages.extend(lines("HERMIX_PACKAGE").into_iter().filter_map(|p| p.into_string().ok()));
         packages.extend(options.package);
         let hostname = options.hostname.or(file.hostname).unwrap_or_else(|| "hermix".into());
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
@@ -234,6 +243,13 @@ impl Settings {
             command: options.command,
         })
     }
+}
+
+/// The lines of a variable that stands for an option that may be repeated.
+fn lines(value: OsString) -> Vec<OsString> {
+    let bytes = value.into_vec();
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| OsString::from_vec(line.to_vec())).collect()
 }
 
 fn read_file(path: &Path) -> Result<File> {

@@ -506,9 +506,16 @@ fn settings_have_a_precedence() {
     room.file("hermit.toml", toml, 0o644);
     let mut command = room.command();
     command.env("HERMIX_WORKDIR", "/from-environment").env("HERMIX_USER", "2");
+    command.env("HERMIX_ENV", "V=environment\nW=two words\n");
     let output = command.args(["-u", "3", "./prog", "describe"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for line in ["host from-file", "cwd /from-environment", "user 3:0", "env V=file"] {
+    for line in [
+        "host from-file",
+        "cwd /from-environment",
+        "user 3:0",
+        "env V=environment",
+        "env W=two words",
+    ] {
         assert!(text.lines().any(|l| l == line), "{line}: {text}");
     }
 }
@@ -692,6 +699,7 @@ fn the_terminal_is_raw_and_restored() {
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     };
     let mut master = fs::File::from(master);
+    let mut typist = master.try_clone().unwrap();
     let mut until = |text: &str| {
         let mut seen = Vec::new();
         let mut byte = [0];
@@ -721,7 +729,15 @@ fn the_terminal_is_raw_and_restored() {
     send(&child, Signal::TERM);
     child.wait().unwrap();
     assert!(!is_raw());
-    // Killed by three signals, and by its machine's death.
+    // A guest that hangs: Ctrl-\ five times.
+    let mut child = run(&["./prog", "ignore"]);
+    until("ready");
+    typist.write_all(&[0x1c; 4]).unwrap();
+    typist.write_all(b"x").unwrap();
+    typist.write_all(&[0x1c; 5]).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 3));
+    assert!(!is_raw());
+    // One whose machine dies.
     let mut child = run(&["./prog", "die"]);
     child.wait().unwrap();
     assert!(!is_raw());
