@@ -9,6 +9,7 @@ pub(crate) mod calls;
 mod fault;
 pub(crate) mod lock;
 mod mapping;
+mod report;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use core::ops::Range;
 use bitflags::bitflags;
 
 pub use mapping::{FileIdentity, FixedPages, Mappers, Mapping, SharedMemory};
+pub use report::PageUse;
 pub use space::{
     Accounts, AddressSpace, Layout, MapRequest, Place, Populate, RemapRequest, RemapSource,
     RemapTarget,

@@ -3,6 +3,7 @@
 mod calls;
 mod fault;
 mod model;
+mod report;
 
 use alloc::{collections::BTreeMap, sync::Arc, vec, vec::Vec};
 use core::{any::Any, ops::Range};
