@@ -30,7 +30,7 @@ pub fn deliver_to(system: Arc<System>) {
     SYSTEM.call_once(|| system);
 }
 
-/// Sets when [`System::timers_due`] is to be called next.
+/// Sets when the system's timer queue is to be looked at next.
 pub fn set_system_timer(deadline_ns: Option<u64>) {
     SYSTEM_TIMER.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
 }
@@ -46,8 +46,7 @@ pub fn poll() {
         && let Some(system) = SYSTEM.get()
     {
         SYSTEM_TIMER.store(u64::MAX, Ordering::Relaxed);
-        // TODO(T): system.timers_due(now)
-        let _ = system;
+        system.timers.due();
     }
     sched::wake_sleepers(now);
 }

@@ -213,6 +213,9 @@ const FAMILIES: &[&[Call]] = &[
     crate::task::rseq::CALLS,
     crate::task::sched::CALLS,
     crate::task::signal::CALLS,
+    crate::time::CALLS,
+    crate::time::SLEEP_CALLS,
+    crate::time::TIMER_CALLS,
 ];
 
 /// By number.

@@ -10,6 +10,7 @@ use crate::{
     Errno,
     fs::{Vfs, console::Console},
     sync::{Mutex, Once, RwLock},
+    time::TimerQueue,
 };
 
 /// One more than the highest process id (`/proc/sys/kernel/pid_max` on 64-bit machines).
@@ -28,6 +29,8 @@ pub struct System {
     pub vfs: Vfs,
     /// Processes, threads and how they are related.
     pub tasks: Mutex<Tasks>,
+    /// Timers of all processes.
+    pub timers: TimerQueue,
     /// What `uname` calls the node and the domain.
     pub names: RwLock<NodeNames>,
     /// How process 1 ended.
@@ -65,6 +68,7 @@ impl System {
             vfs: Vfs::new(),
             config,
             tasks: Mutex::default(),
+            timers: TimerQueue::default(),
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),
             ended: Once::new(),
             created: AtomicU64::new(0),
