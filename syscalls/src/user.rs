@@ -83,6 +83,9 @@ impl<T> fmt::Debug for UserPtr<T> {
 }
 
 impl<T> UserPtr<T> {
+    /// NULL.
+    pub const NULL: Self = Self { addr: UserAddr(0), pointee: PhantomData };
+
     /// The untyped address.
     #[must_use]
     pub fn addr(self) -> UserAddr {

@@ -11,6 +11,7 @@ pub mod anon;
 mod at;
 pub(crate) mod attr;
 pub mod console;
+pub(crate) mod copy;
 pub mod devfs;
 pub(crate) mod dir;
 pub mod epoll;
@@ -21,6 +22,7 @@ pub mod image;
 pub mod inode;
 pub mod lock;
 pub mod mount;
+pub(crate) mod mounting;
 pub(crate) mod names;
 mod notify;
 pub mod open;
@@ -36,6 +38,7 @@ pub mod tmpfs;
 pub mod tty;
 mod vfs;
 pub mod walk;
+pub(crate) mod xattr;
 
 use alloc::{string::String, sync::Arc};
 use core::{

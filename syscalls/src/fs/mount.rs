@@ -146,14 +146,23 @@ impl Mount {
         at.mount.children.lock().push(self.clone());
     }
 
-    /// Takes it off. What is mounted below it goes with it.
+    /// Takes it off, with what is mounted in it, to be attached elsewhere (`MS_MOVE`).
+    ///
+    /// # Errors
+    /// `EINVAL` where it is not attached.
+    pub fn detach_alone(self: &Arc<Self>) -> Result<(), Errno> {
+        let at = self.parent.lock().take().ok_or(Errno::EINVAL)?;
+        at.mount.children.lock().retain(|child| !Arc::ptr_eq(child, self));
+        at.dentry.mount_count.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Takes it off. What is mounted in it comes off too.
     ///
     /// # Errors
     /// `EINVAL` where it is not attached.
     pub fn detach(self: &Arc<Self>) -> Result<(), Errno> {
-        let at = self.parent.lock().take().ok_or(Errno::EINVAL)?;
-        at.mount.children.lock().retain(|child| !Arc::ptr_eq(child, self));
-        at.dentry.mount_count.fetch_sub(1, Ordering::AcqRel);
+        self.detach_alone()?;
         let children = self.children.lock().clone();
         for child in children {
             let _ = child.detach();

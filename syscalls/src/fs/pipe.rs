@@ -310,6 +310,23 @@ impl Pipe {
         bytes
     }
 
+    /// Waits until there is something to read (`true`) or the last writer has gone (`false`).
+    ///
+    /// # Errors
+    /// `EAGAIN` where that is not to be waited for, `ERESTARTSYS`.
+    pub(super) fn wait_readable(&self, io: Io<'_>) -> Result<bool, Errno> {
+        self.readable.wait(io.thread, None, || {
+            let state = self.state.lock();
+            if !state.slots.is_empty() || state.writers == 0 {
+                Some(Ok(!state.slots.is_empty()))
+            } else if io.is_nonblocking() {
+                Some(Err(Errno::EAGAIN))
+            } else {
+                None
+            }
+        })?
+    }
+
     /// The oldest content: a whole slot where `limit` allows, or a copy of part of one.
     fn take(&self, limit: usize) -> Option<Slot> {
         let (slot, was_full) = {

@@ -1,5 +1,9 @@
 //! Tests of the file calls, through the system call table.
 
+mod attr;
+mod copy;
+mod image;
+mod mounts;
 mod names;
 mod open;
 mod rw;

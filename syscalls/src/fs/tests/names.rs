@@ -1,5 +1,5 @@
+use std::format;
 use std::prelude::rust_2024::*;
-use std::{format, vec};
 
 use linux_raw_sys::general as linux;
 

@@ -1,5 +1,5 @@
 use std::prelude::rust_2024::*;
-use std::{format, vec};
+use std::vec;
 
 use linux_raw_sys::{general as linux, general::flock};
 
