@@ -8,7 +8,7 @@ use hx_tests::{
 };
 
 /// Where commands run in the guest; natively, in a folder of their own.
-pub(crate) const GUEST_FOLDER: &str = "/tmp/scratch";
+const GUEST_FOLDER: &str = "/tmp";
 
 /// A program with everything that both runs have in common.
 #[derive(Clone, Debug)]

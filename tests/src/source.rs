@@ -18,6 +18,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -207,6 +208,9 @@ fn compile(
     flags: &[&str],
     link: &[String],
 ) -> Result<(), String> {
+    // Several tests want the same program.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let partial = output.with_extension(format!("partial{}", std::process::id()));
     let mut words: Vec<OsString> = program.iter().chain(flags).map(OsString::from).collect();
     words.push(source.into());
