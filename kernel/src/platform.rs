@@ -207,6 +207,10 @@ impl Platform for Kernel {
         machine::cpu_info(1, clock::tsc_khz())
     }
 
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        machine::cpuid(leaf, subleaf)
+    }
+
     fn vdso(&self) -> Option<Vdso> {
         Some(vdso::image())
     }

@@ -87,7 +87,8 @@ pub fn boot(
         system.vfs.populate(archive.bytes, offset).map_err(BootError::Image)?;
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
-    let devices = fs::devfs::mount(&system.vfs);
+    let devices = fs::devfs::mount(&system.vfs)
+        .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)));
     devices.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
     for path in &config.read_only {
         system.vfs.make_read_only(path).map_err(|errno| BootError::ReadOnly {

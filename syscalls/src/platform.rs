@@ -230,6 +230,10 @@ pub trait Platform: Sync {
     }
     /// Facts of the processor.
     fn cpu_info(&self) -> CpuInfo;
+    /// What the CPUID instruction gives for a leaf: eax, ebx, ecx, edx.
+    fn cpuid(&self, _leaf: u32, _subleaf: u32) -> [u32; 4] {
+        [0; 4]
+    }
     /// Content of the vDSO image (an ELF file) to be mapped, if the machine has one, and the pages
     /// of data that precede it.
     fn vdso(&self) -> Option<Vdso>;

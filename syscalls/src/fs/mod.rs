@@ -29,6 +29,8 @@ pub mod open;
 pub mod path;
 pub mod pipe;
 pub mod poll;
+pub mod proc;
+pub mod pseudo;
 pub(crate) mod rw;
 pub mod special;
 pub mod stat;

@@ -70,6 +70,9 @@ pub struct Process {
     pub(super) thp_disabled: AtomicBool,
     /// `personality` (`man 2 personality`).
     pub(super) personality: AtomicU32,
+    /// What `/proc/<pid>/oom_score_adj` was set to. Nothing follows from it: memory is not taken
+    /// from one process for another.
+    pub oom_score_adj: AtomicI32,
     /// `membarrier` registrations.
     pub(super) membarrier: AtomicU32,
     /// Whether it has called execve since it was forked (`man 2 setpgid`, `EACCES`).
@@ -180,6 +183,7 @@ impl Process {
             is_subreaper: AtomicBool::new(false),
             thp_disabled: AtomicBool::new(false),
             personality: AtomicU32::new(parts.personality),
+            oom_score_adj: AtomicI32::new(0),
             membarrier: AtomicU32::new(0),
             has_execed: AtomicBool::new(false),
             exec_wait: WaitQueue::new(),
@@ -265,6 +269,12 @@ impl Process {
     pub fn leader(&self) -> Option<Arc<Thread>> {
         let threads = self.threads.lock();
         threads.iter().find(|thread| thread.tid() == self.pid).or(threads.first()).cloned()
+    }
+
+    /// `personality` (`man 2 personality`).
+    #[must_use]
+    pub fn personality(&self) -> u32 {
+        self.personality.load(Ordering::Relaxed)
     }
 
     /// Its signal dispositions.

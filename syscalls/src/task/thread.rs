@@ -258,6 +258,12 @@ impl Thread {
         *self.restart.lock() = Some(restart);
     }
 
+    /// `PR_SET_NO_NEW_PRIVS`.
+    #[must_use]
+    pub fn has_no_new_privs(&self) -> bool {
+        self.no_new_privs.load(Ordering::Relaxed)
+    }
+
     /// Processor time used so far.
     #[must_use]
     pub fn cpu_time(&self) -> CpuTime {

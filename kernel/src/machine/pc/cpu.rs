@@ -78,6 +78,13 @@ pub struct Features {
     pub hypervisor: bool,
 }
 
+/// What the CPUID instruction gives for a leaf: eax, ebx, ecx, edx.
+#[must_use]
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let found = __cpuid_count(leaf, subleaf);
+    [found.eax, found.ebx, found.ecx, found.edx]
+}
+
 static FEATURES: Once<Features> = Once::new();
 
 /// The features, once [`init`] has run.

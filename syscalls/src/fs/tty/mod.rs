@@ -20,7 +20,7 @@ use hx_abi::config::WindowSize;
 use linux_raw_sys::{general as linux, ioctl};
 
 use self::discipline::{Discipline, Effects, Termios};
-use super::{File, Io};
+use super::{File, Io, inode::Device, special::TTY_MAJOR};
 use crate::{
     Errno,
     platform::platform,
@@ -92,6 +92,9 @@ enum Line {
     /// No more input comes: reads give 0 once all has been read.
     InputEnded,
 }
+
+/// The console's device number, as `/proc/<pid>/stat` tells it.
+pub const CONSOLE_DEVICE: Device = Device { major: TTY_MAJOR, minor: 1 };
 
 /// Tenths of a second, the unit of `VTIME`.
 const DECISECOND_NS: u64 = 100_000_000;
@@ -169,6 +172,12 @@ impl Tty {
     #[must_use]
     pub fn session(&self) -> Option<i32> {
         self.state.lock().session
+    }
+
+    /// The process group in the foreground.
+    #[must_use]
+    pub fn foreground(&self) -> Option<i32> {
+        self.state.lock().foreground
     }
 
     /// Makes this the controlling terminal of session `sid`, with process group `pgid` in the
