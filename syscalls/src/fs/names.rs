@@ -232,7 +232,7 @@ fn linkat(
     let old = resolve_at(ctx, old_directory, old, flags & linux::AT_EMPTY_PATH | follow)?;
     let path = read_path(new.0)?;
     let lookup = lookup_at(ctx, new_directory, &path)?;
-    let (directory, name) = place_for(&lookup, &path, old.file_type())?;
+    let (directory, name) = place_for(&lookup, &path, FileType::Regular)?;
     if directory.child(&name, lookup.caller()).is_ok() {
         return Err(Errno::EEXIST);
     }

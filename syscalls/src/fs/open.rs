@@ -247,7 +247,7 @@ fn find_or_make(
         let last = walk.to_parent()?;
         let Last::Name { name, slashes } = last else {
             if how.has(linux::O_CREAT) {
-                return Err(Errno::EISDIR);
+                return Err(if how.is_exclusive() { Errno::EEXIST } else { Errno::EISDIR });
             }
             return Ok((walk.finish_last(last)?, Found::Existing));
         };

@@ -7,10 +7,10 @@ use super::Files;
 use crate::{Errno, page::PAGE_SIZE};
 
 #[derive(Default)]
-struct Archive(Vec<u8>);
+pub(super) struct Archive(Vec<u8>);
 
 impl Archive {
-    fn add(&mut self, path: &str, mode: u32, data: &[u8]) -> &mut Self {
+    pub(super) fn add(&mut self, path: &str, mode: u32, data: &[u8]) -> &mut Self {
         self.add_with(path, data, Metadata { mode, nlink: 1, mtime: 77, ..Metadata::default() })
     }
 
@@ -31,7 +31,7 @@ impl Archive {
         Box::leak(self.0.clone().into_boxed_slice())
     }
 
-    fn load(&mut self, files: &Files) {
+    pub(super) fn load(&mut self, files: &Files) {
         let bytes = self.finish(files);
         files.process.thread.process.system.vfs.populate(bytes, 0).unwrap();
     }

@@ -2,7 +2,9 @@
 
 mod attr;
 mod copy;
+mod differential;
 mod image;
+mod model;
 mod mounts;
 mod names;
 mod open;
