@@ -244,6 +244,32 @@ impl WaitQueue {
     }
 }
 
+impl WaitQueue {
+    /// As [`Self::wait`], but of all signals only `SIGKILL` interrupts it.
+    ///
+    /// # Errors
+    /// [`WaitError::Interrupted`] when the thread is to end.
+    pub fn wait_killable<T>(
+        self: &Arc<Self>,
+        thread: &Thread,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
+        let waiter = Waiter::current();
+        let _registration = self.register(waiter.clone(), Sharing::Shared);
+        loop {
+            if let Some(value) = condition() {
+                return Ok(value);
+            }
+            if thread.is_being_killed() {
+                return Err(WaitError::Interrupted);
+            }
+            if !waiter.woken.swap(false, Ordering::Acquire) {
+                platform().park(None);
+            }
+        }
+    }
+}
+
 /// A place in a [`WaitQueue`], given up on drop.
 pub struct Registration {
     queue: Arc<WaitQueue>,

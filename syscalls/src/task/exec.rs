@@ -582,17 +582,8 @@ fn become_only_thread(thread: &Arc<Thread>) -> Result<(), Errno> {
             }
         }
     }
-    loop {
-        let is_alone = || (process.threads.lock().len() == 1).then_some(());
-        match process.exec_wait.wait(thread, None, is_alone) {
-            Ok(()) => break,
-            Err(_) if thread.must_exit.load(Ordering::SeqCst) => {
-                return Err(Errno::ERESTARTNOINTR);
-            }
-            // Signals have to wait.
-            Err(_) => platform().yield_now(),
-        }
-    }
+    let is_alone = || (process.threads.lock().len() == 1).then_some(());
+    process.exec_wait.wait_killable(thread, is_alone).map_err(|_| Errno::ERESTARTNOINTR)?;
     process.system.tasks.lock().make_leader(thread);
     Ok(())
 }

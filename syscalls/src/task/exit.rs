@@ -102,6 +102,7 @@ fn become_zombie(last: &Thread, exit: Exit) {
     let reap_now;
     {
         let mut tasks = system.tasks.lock();
+        process.exit_uid.store(last.credentials().uid, Ordering::Relaxed);
         *process.zombie.lock() = Some(exit);
         let children = core::mem::take(&mut process.family.lock().children);
         let heir = find_heir(process, &tasks);
@@ -131,11 +132,11 @@ fn become_zombie(last: &Thread, exit: Exit) {
             }
         }
         if orphan.exit().is_some() {
-            notify_parent(orphan);
+            notify_parent(orphan, orphan.parent().as_deref());
         }
     }
     hang_up_orphaned_groups(process, parent.as_deref(), &orphans);
-    notify_parent_of(process, parent.as_deref(), last, exit);
+    notify_parent(process, parent.as_deref());
 }
 
 /// Who takes over the children: the nearest subreaper among the ancestors, else process 1.
@@ -159,24 +160,16 @@ pub(super) fn reap(process: &Arc<Process>, tasks: &mut super::Tasks) {
     }
 }
 
-/// `SIGCHLD` (or what the child was made with) for a child that is a zombie already.
-fn notify_parent(process: &Arc<Process>) {
-    let (Some(parent), Some(exit)) = (process.parent(), process.exit()) else { return };
-    send_exit_signal(process, &parent, 0, exit);
+/// Tells `parent` of the zombie `process`, with `SIGCHLD` or what the child was made with.
+fn notify_parent(process: &Process, parent: Option<&Process>) {
+    let (Some(parent), Some(exit)) = (parent, process.exit()) else { return };
+    if let Ok(signal) = SignalNumber::new(process.exit_signal.load(Ordering::Relaxed)) {
+        let (code, status) = child_code(exit);
+        let ticks = process.cpu_time().ticks();
+        let uid = process.last_uid();
+        parent.send(SigInfo::child(signal, code, process.pid, uid, status, ticks));
+    }
     parent.child_events.wake_all();
-}
-
-fn notify_parent_of(process: &Arc<Process>, parent: Option<&Process>, last: &Thread, exit: Exit) {
-    let Some(parent) = parent else { return };
-    send_exit_signal(process, parent, last.credentials().uid, exit);
-    parent.child_events.wake_all();
-}
-
-fn send_exit_signal(process: &Process, parent: &Process, uid: u32, exit: Exit) {
-    let Ok(signal) = SignalNumber::new(process.exit_signal.load(Ordering::Relaxed)) else { return };
-    let (code, status) = child_code(exit);
-    let ticks = process.cpu_time().ticks();
-    parent.send(SigInfo::child(signal, code, process.pid, uid, status, ticks));
 }
 
 /// `si_code` and `si_status` of a process that ended so.

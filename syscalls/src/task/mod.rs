@@ -7,13 +7,14 @@
 //! Locks: [`System::tasks`] covers kinship and is taken first; the locks inside a process or thread
 //! are leaves, taken one at a time.
 
-mod clone;
+pub(crate) mod clone;
 pub mod credentials;
 pub(crate) mod exec;
 pub(crate) mod exit;
-mod futex;
+pub(crate) mod futex;
 pub(crate) mod ident;
 pub mod misc;
+pub(crate) mod pidfd;
 pub(crate) mod prctl;
 mod process;
 pub mod rlimit;
@@ -21,7 +22,10 @@ pub(crate) mod rseq;
 pub mod sched;
 pub mod signal;
 mod system;
+#[cfg(test)]
+mod tests;
 mod thread;
+pub(crate) mod wait;
 
 use alloc::sync::Arc;
 

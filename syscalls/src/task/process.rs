@@ -54,6 +54,8 @@ pub struct Process {
     pub exit_event: Arc<WaitQueue>,
     /// Set when its last thread has ended, until the parent has waited for it.
     pub(super) zombie: Mutex<Option<Exit>>,
+    /// User that it acted as when it ended.
+    pub(super) exit_uid: AtomicU32,
     /// The signal that tells the parent of its end; 0 for none.
     pub(super) exit_signal: AtomicI32,
     /// Resource limits.
@@ -175,6 +177,7 @@ impl Process {
             child_events: WaitQueue::new(),
             exit_event: WaitQueue::new(),
             zombie: Mutex::new(None),
+            exit_uid: AtomicU32::new(0),
             exit_signal: AtomicI32::new(parts.exit_signal),
             limits: Mutex::new(parts.limits),
             times: Mutex::default(),
@@ -293,6 +296,14 @@ impl Process {
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    /// User that it acts as, or acted as when it ended.
+    pub(super) fn last_uid(&self) -> u32 {
+        match self.credentials() {
+            Some(credentials) => credentials.uid,
+            None => self.exit_uid.load(Ordering::Relaxed),
+        }
     }
 
     /// Credentials of its first thread.

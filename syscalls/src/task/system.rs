@@ -1,11 +1,15 @@
 //! The system: the root of everything that processes share.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    vec::Vec,
+};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hx_abi::{config::RunConfig, link::Exit};
 
-use super::{Process, Thread};
+use super::{Process, Thread, futex::FutexTable};
 use crate::{
     Errno,
     fs::{Vfs, console::Console},
@@ -31,6 +35,8 @@ pub struct System {
     pub tasks: Mutex<Tasks>,
     /// Timers of all processes.
     pub timers: TimerQueue,
+    /// What threads wait for in futexes.
+    pub(super) futexes: FutexTable,
     /// What `uname` calls the node and the domain.
     pub names: RwLock<NodeNames>,
     /// How process 1 ended.
@@ -55,6 +61,8 @@ pub struct NodeNames {
 pub struct Tasks {
     pub(super) processes: BTreeMap<i32, Arc<Process>>,
     pub(super) threads: BTreeMap<i32, Arc<Thread>>,
+    /// Ids of threads that are being made.
+    reserved: BTreeSet<i32>,
     last_pid: i32,
 }
 
@@ -69,6 +77,7 @@ impl System {
             config,
             tasks: Mutex::default(),
             timers: TimerQueue::default(),
+            futexes: FutexTable::default(),
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),
             ended: Once::new(),
             created: AtomicU64::new(0),
@@ -115,7 +124,8 @@ impl Tasks {
             let next = self.last_pid + 1;
             let next = if next >= PID_MAX { RESERVED_PIDS } else { next };
             self.last_pid = next;
-            let in_use = self.threads.contains_key(&next)
+            let in_use = self.reserved.contains(&next)
+                || self.threads.contains_key(&next)
                 || self.processes.contains_key(&next)
                 || self.processes.values().any(|process| process.is_known_by(next));
             if !in_use {
@@ -123,6 +133,18 @@ impl Tasks {
             }
         }
         Err(Errno::EAGAIN)
+    }
+
+    /// As [`Self::allocate_id`]; nobody else gets the id until [`Self::release_id`].
+    pub(super) fn reserve_id(&mut self) -> Result<i32, Errno> {
+        let id = self.allocate_id()?;
+        self.reserved.insert(id);
+        Ok(id)
+    }
+
+    /// Ends the reservation of an id.
+    pub(super) fn release_id(&mut self, id: i32) {
+        self.reserved.remove(&id);
     }
 
     /// The processes of a process group.

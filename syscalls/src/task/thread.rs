@@ -10,7 +10,7 @@ use super::{
     process::ProcessParts,
     rseq::RseqArea,
     sched::Scheduling,
-    signal::{AltStack, SignalQueue, SignalSet},
+    signal::{AltStack, SignalNumber, SignalQueue, SignalSet},
 };
 use crate::{
     SysResult,
@@ -187,6 +187,14 @@ impl Thread {
         let pending = self.pending.set() | self.process.pending.set();
         let unblocked = pending & (!self.mask() | self.awaited());
         !unblocked.is_empty() || self.must_exit.load(Ordering::SeqCst) || self.process.is_stopped()
+    }
+
+    /// Whether the thread is to end, whatever it waits for: waits that signals do not interrupt end
+    /// then all the same.
+    #[must_use]
+    pub fn is_being_killed(&self) -> bool {
+        let pending = self.pending.set() | self.process.pending.set();
+        self.must_exit.load(Ordering::SeqCst) || pending.contains(SignalNumber::SIGKILL)
     }
 
     /// The thread's descriptors.

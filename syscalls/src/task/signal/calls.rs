@@ -274,7 +274,11 @@ fn restart_syscall(ctx: &mut Ctx<'_>) -> SysResult {
 }
 
 /// Whether `sender` may send `signal` to `target` (`man 2 kill`).
-fn may_signal(sender: &Thread, target: &Process, signal: Option<SignalNumber>) -> bool {
+pub(in crate::task) fn may_signal(
+    sender: &Thread,
+    target: &Process,
+    signal: Option<SignalNumber>,
+) -> bool {
     let Some(to) = target.credentials() else { return true };
     let from = sender.credentials();
     let same_user = |from: &Credentials, to: &Credentials| {
@@ -381,7 +385,7 @@ fn tgkill(ctx: &mut Ctx<'_>, tgid: i32, tid: i32, sig: Signal) -> SysResult {
 }
 
 /// The siginfo that the application made; nobody may impersonate the kernel or `kill` to others.
-fn queued_info(
+pub(in crate::task) fn queued_info(
     ctx: &Ctx<'_>,
     target_pid: i32,
     sig: Signal,
@@ -396,6 +400,13 @@ fn queued_info(
         return Err(Errno::EPERM);
     }
     Ok(Some(info))
+}
+
+/// What `kill` sends.
+pub(in crate::task) fn user_info(ctx: &Ctx<'_>, sig: Signal) -> Result<Option<SigInfo>, Errno> {
+    let uid = ctx.thread.credentials().uid;
+    let info = |signal| SigInfo::user(signal, ctx.thread.process.pid, uid);
+    Ok(optional_signal(sig)?.map(info))
 }
 
 fn rt_sigqueueinfo(ctx: &mut Ctx<'_>, pid: i32, sig: Signal, info: UserAddr) -> SysResult {

@@ -16,6 +16,7 @@ mod queue;
 mod send;
 
 pub(crate) use calls::CALLS;
+pub(super) use calls::{may_signal, queued_info, user_info};
 pub(super) use deliver::FaultState;
 pub use deliver::{FaultSignal, Next, deliver_fault, return_to_user};
 pub(crate) use frame::NO_CALL;
