@@ -216,12 +216,12 @@ mod tests {
             reach: (0x1000, 0x2100),
             text: vec![Text { address: 0x1000, offset: 0, len: 0x1100 }],
             slots: vec![Number::Known(39), Number::Computed],
-            sites: vec![Site {
+            sites: Plan::encode_sites(&[Site {
                 address: 0x2000,
                 number: Number::Known(39),
                 treatment: Treatment::ReplaceMov,
                 bypass: false,
-            }],
+            }]),
             patches: vec![
                 Patch {
                     address: 0x1ffb,

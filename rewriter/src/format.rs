@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding. A plan of any other version does not decode: it is made anew.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// First bytes of an encoded plan.
 const MAGIC: [u8; 4] = *b"HXRP";
@@ -92,7 +92,7 @@ pub struct Site {
 }
 
 /// Bytes of text to overwrite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patch {
     /// Link-time address of the first byte written.
     pub(crate) address: u64,
@@ -110,7 +110,7 @@ pub(crate) struct Patch {
 }
 
 /// One stub's code and its notes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stub {
     /// Offset in the stub area.
     pub(crate) offset: u32,
@@ -134,7 +134,7 @@ pub(crate) struct Stub {
 pub(crate) const STEP_LEN: usize = 2;
 
 /// Where to go on when an overwritten instruction is jumped to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Resume {
     /// Link-time address of the overwritten instruction.
     pub(crate) address: u64,
@@ -165,14 +165,19 @@ pub struct Plan {
     /// The executable segments, by address.
     pub(crate) text: Vec<Text>,
     /// Entries that the stubs jump through, at the start of the stub area.
+    #[serde(with = "records")]
     pub(crate) slots: Vec<Number>,
-    /// By address.
-    pub(crate) sites: Vec<Site>,
+    /// By address; encoded, since applying does not need them.
+    #[serde(with = "serde_bytes")]
+    pub(crate) sites: Vec<u8>,
     /// By address; no two overlap.
+    #[serde(with = "records")]
     pub(crate) patches: Vec<Patch>,
     /// By offset; no two overlap.
+    #[serde(with = "records")]
     pub(crate) stubs: Vec<Stub>,
     /// By address.
+    #[serde(with = "records")]
     pub(crate) resumes: Vec<Resume>,
     /// The stubs' code. Displacements into the module are those for a stub area at link-time
     /// address 0.
@@ -263,10 +268,15 @@ impl Plan {
         Some(address.wrapping_sub(link_time))
     }
 
-    /// Every site that was found, by address.
+    /// Every site that was found, by address. Decoded each time.
     #[must_use]
-    pub fn sites(&self) -> &[Site] {
-        &self.sites
+    pub fn sites(&self) -> Vec<Site> {
+        postcard::from_bytes(&self.sites).unwrap_or_default()
+    }
+
+    /// The encoding of [`Plan::sites`].
+    pub(crate) fn encode_sites(sites: &[Site]) -> Vec<u8> {
+        postcard::to_allocvec(sites).expect("encoding into memory has no failure case")
     }
 
     /// How many stretches of text are overwritten.
@@ -280,7 +290,6 @@ impl Plan {
         let check =
             |holds: bool, what| if holds { Ok(()) } else { Err(DecodeError::Invalid(what)) };
         check(self.reach.0 <= self.reach.1, "reach")?;
-        check(self.sites.is_sorted_by(|a, b| a.address < b.address), "order of sites")?;
         check(self.resumes.is_sorted_by(|a, b| a.address < b.address), "order of resumptions")?;
         let slots_end = self.slots.len().saturating_mul(SLOT_LEN);
         check(slots_end <= self.stub_area_len(), "slots")?;
@@ -345,6 +354,159 @@ impl Plan {
         let (at, rest) = bytes.split_at_checked(usize::from(patch.original_len))?;
         let hole = if patch.hole.is_some() { rest.get(..JUMP_LEN)? } else { &[] };
         Some((at, hole))
+    }
+}
+
+/// A table's entry, encoded in a fixed number of bytes: a plan is decoded in the guest at the start
+/// of a program, and this takes a few instructions an entry.
+trait Record: Sized {
+    /// Bytes of an entry.
+    const LEN: usize;
+    /// Appends exactly [`Record::LEN`] bytes.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Takes what [`Record::write`] wrote.
+    fn read(bytes: &mut Fields<'_>) -> Option<Self>;
+}
+
+/// Little-endian integers, one after the other.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take().map(u8::from_le_bytes)
+    }
+}
+
+impl Record for Number {
+    const LEN: usize = 1 + 4;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        let (is_known, number) = match self {
+            Self::Known(number) => (1, *number),
+            Self::Computed => (0, 0),
+        };
+        out.push(is_known);
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+
+    fn read(bytes: &mut Fields<'_>) -> Option<Self> {
+        match (bytes.u8()?, bytes.u32()?) {
+            (1, number) => Some(Self::Known(number)),
+            (0, 0) => Some(Self::Computed),
+            _ => None,
+        }
+    }
+}
+
+impl Record for Patch {
+    const LEN: usize = 8 + 4 + 4 + 3;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.address.to_le_bytes());
+        out.extend_from_slice(&self.stub.to_le_bytes());
+        out.extend_from_slice(&self.original.to_le_bytes());
+        // A hole is never at the patch itself: no distance is zero.
+        out.extend_from_slice(&[self.original_len, self.len, self.hole.unwrap_or(0) as u8]);
+    }
+
+    fn read(bytes: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            address: bytes.u64()?,
+            stub: bytes.u32()?,
+            original: bytes.u32()?,
+            original_len: bytes.u8()?,
+            len: bytes.u8()?,
+            hole: Some(bytes.u8()? as i8).filter(|&distance| distance != 0),
+        })
+    }
+}
+
+impl Record for Stub {
+    const LEN: usize = 4 * 4 + 8 + 3;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        for field in [self.offset, self.code, self.fixup, self.step] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out.extend_from_slice(&self.origin.to_le_bytes());
+        out.extend_from_slice(&[self.len, self.fixups, self.steps]);
+    }
+
+    fn read(bytes: &mut Fields<'_>) -> Option<Self> {
+        Some(Self {
+            offset: bytes.u32()?,
+            code: bytes.u32()?,
+            fixup: bytes.u32()?,
+            step: bytes.u32()?,
+            origin: bytes.u64()?,
+            len: bytes.u8()?,
+            fixups: bytes.u8()?,
+            steps: bytes.u8()?,
+        })
+    }
+}
+
+impl Record for Resume {
+    const LEN: usize = 8 + 4;
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.address.to_le_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+    }
+
+    fn read(bytes: &mut Fields<'_>) -> Option<Self> {
+        Some(Self { address: bytes.u64()?, offset: bytes.u32()? })
+    }
+}
+
+/// A table of [`Record`]s as one string of bytes.
+mod records {
+    use alloc::vec::Vec;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use serde_bytes::Bytes;
+
+    use super::{Fields, Record};
+
+    pub(super) fn serialize<T: Record, S: Serializer>(
+        table: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::with_capacity(table.len() * T::LEN);
+        for record in table {
+            record.write(&mut bytes);
+        }
+        serializer.serialize_bytes(&bytes)
+    }
+
+    pub(super) fn deserialize<'de, T: Record, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        let bytes = <&Bytes>::deserialize(deserializer)?;
+        let records = bytes.chunks_exact(T::LEN);
+        if !records.remainder().is_empty() {
+            return Err(D::Error::custom("a table that is cut short"));
+        }
+        let mut table = Vec::with_capacity(records.len());
+        for record in records {
+            let record = T::read(&mut Fields(record));
+            table.push(record.ok_or_else(|| D::Error::custom("a damaged record"))?);
+        }
+        Ok(table)
     }
 }
 

@@ -4,8 +4,6 @@
 //! what control flow reaches, `choose` decides on each `syscall` found, `place` lays out the stubs.
 //! The time taken is linear in the size of the file, whatever is in it.
 
-use alloc::vec::Vec;
-
 mod bits;
 mod choose;
 mod emit;
@@ -60,8 +58,7 @@ pub fn plan(elf: &[u8]) -> Result<Planned, PlanError> {
     let flow = flow::Flow::explore(&image);
     let mut chooser = choose::Chooser::new(&image, &flow);
     chooser.choose_all();
-    let sites: Vec<_> = chooser.sites;
-    let mut plan = place::place(sites, &chooser.choices)?;
+    let mut plan = place::place(&chooser.sites, &chooser.choices)?;
     plan.text = image.text();
     let report = report::report(&plan, &image, &flow);
     Ok(Planned { plan, report })

@@ -75,7 +75,7 @@ fn displacement(address: u64, offset: u32) -> [u8; 2] {
 }
 
 /// Builds the plan. `choices` are sorted by address, as are `sites`.
-pub(super) fn place(sites: Vec<Site>, choices: &[Choice]) -> Result<Plan, PlanError> {
+pub(super) fn place(sites: &[Site], choices: &[Choice]) -> Result<Plan, PlanError> {
     let mut slots: Vec<Number> = choices.iter().filter_map(|choice| choice.stub.number).collect();
     slots.sort_unstable();
     slots.dedup();
@@ -96,7 +96,8 @@ pub(super) fn place(sites: Vec<Site>, choices: &[Choice]) -> Result<Plan, PlanEr
         }
     }
 
-    let mut plan = Plan { slots, sites, reach: (u64::MAX, 0), ..Plan::default() };
+    let mut plan =
+        Plan { slots, sites: Plan::encode_sites(sites), reach: (u64::MAX, 0), ..Plan::default() };
     let mut order: Vec<usize> = (0..choices.len()).collect();
     order.sort_unstable_by_key(|&index| offsets[index]);
     for index in order {
