@@ -47,6 +47,7 @@ struct Module {
 /// A process' patched code.
 pub struct Rewriter {
     system: Weak<System>,
+    leaves: Leaves,
     modules: RwLock<Vec<Module>>,
 }
 
@@ -54,6 +55,7 @@ pub struct Rewriter {
 struct StubArea {
     plan: Arc<Plan>,
     placement: Placement,
+    leaves: Leaves,
     pages: Mutex<BTreeMap<u64, Page>>,
 }
 
@@ -69,7 +71,8 @@ impl Mapping for StubArea {
         }
         let page = Page::zeroed()?;
         let mut bytes = vec![0; PAGE_SIZE];
-        self.plan.write_stubs(&self.placement, offset, &mut bytes, entry_for);
+        let entry = |number| entry_for(number, self.leaves);
+        self.plan.write_stubs(&self.placement, offset, &mut bytes, entry);
         page.write(0, &bytes);
         pages.insert(index, page.clone());
         Ok(page)
@@ -80,10 +83,22 @@ impl Mapping for StubArea {
     }
 }
 
+/// Whether calls that have a leaf entry use it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    /// They do.
+    Direct,
+    /// All calls go through the dispatcher, which `--strace` watches.
+    Dispatched,
+}
+
 /// Where a stub enters the kernel.
-fn entry_for(number: Number) -> u64 {
+fn entry_for(number: Number, leaves: Leaves) -> u64 {
     match number {
-        Number::Known(number) => machine::stub_entry(Some(number)),
+        Number::Known(number) => match machine::leaf_entry(number) {
+            Some(leaf) if leaves == Leaves::Direct => leaf,
+            _ => machine::stub_entry(Some(number)),
+        },
         Number::Computed => machine::stub_entry(None),
     }
 }
@@ -91,7 +106,8 @@ fn entry_for(number: Number) -> u64 {
 impl Rewriter {
     /// For a process that has no code yet.
     pub fn new(system: &Arc<System>) -> Arc<Self> {
-        Arc::new(Self { system: Arc::downgrade(system), modules: RwLock::new(Vec::new()) })
+        let leaves = if system.config.strace { Leaves::Dispatched } else { Leaves::Direct };
+        Arc::new(Self { system: Arc::downgrade(system), leaves, modules: RwLock::new(Vec::new()) })
     }
 
     fn plan_for(&self, file: &FileDescription) -> Option<Arc<Plan>> {
@@ -124,7 +140,12 @@ impl Rewriter {
 }
 
 /// Maps the stubs of `plan` near the module loaded with `bias`.
-fn map_stubs(space: &AddressSpace, plan: &Arc<Plan>, bias: u64) -> Option<(Placement, Range<u64>)> {
+fn map_stubs(
+    space: &AddressSpace,
+    plan: &Arc<Plan>,
+    bias: u64,
+    leaves: Leaves,
+) -> Option<(Placement, Range<u64>)> {
     let len = plan.stub_area_len().next_multiple_of(PAGE_SIZE);
     let (low, high) = plan.reach();
     let (low, high) = (low.wrapping_add(bias), high.wrapping_add(bias));
@@ -139,6 +160,7 @@ fn map_stubs(space: &AddressSpace, plan: &Arc<Plan>, bias: u64) -> Option<(Place
         let mapping = Arc::new(StubArea {
             plan: plan.clone(),
             placement,
+            leaves,
             pages: Mutex::new(BTreeMap::new()),
         });
         let protection = Protection::READ | Protection::EXEC;
@@ -167,7 +189,9 @@ impl CodePatcher for Rewriter {
             });
             same.next().map(|module| (module.placement, module.stubs.clone()))
         };
-        let Some((placement, stubs)) = placed.or_else(|| map_stubs(space, &plan, bias)) else {
+        let Some((placement, stubs)) =
+            placed.or_else(|| map_stubs(space, &plan, bias, self.leaves))
+        else {
             log::warn!("no room for the stubs of the code at {:#x}", range.start);
             return;
         };
@@ -210,6 +234,6 @@ impl CodePatcher for Rewriter {
 
     fn forked(&self) -> Arc<dyn CodePatcher> {
         let modules = RwLock::new(self.modules.read().clone());
-        Arc::new(Self { system: self.system.clone(), modules })
+        Arc::new(Self { system: self.system.clone(), leaves: self.leaves, modules })
     }
 }

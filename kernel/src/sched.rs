@@ -229,11 +229,27 @@ fn install(next: Arc<KernelThread>) -> u64 {
     machine::set_kernel_stack(next.stack.top());
     if let Some(thread) = next.thread.get() {
         thread.mm().page_table().activate();
+        note_identity(thread);
     }
     SLICE_END.store(machine::clock::now_ns() + SLICE_NS, Ordering::Relaxed);
     let per_cpu = &machine::this_cpu().sched;
     per_cpu.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
+}
+
+/// Notes what the leaf entries answer of the thread that runs or is about to. Its own calls change
+/// some of it (see [`crate::trap`]); its parent changes only while other threads run.
+pub fn note_identity(thread: &Thread) {
+    let (process, credentials) = (&thread.process, thread.credentials());
+    machine::this_cpu().set_identity([
+        process.pid as u32,
+        thread.tid() as u32,
+        process.ppid() as u32,
+        credentials.uid,
+        credentials.euid,
+        credentials.gid,
+        credentials.egid,
+    ]);
 }
 
 /// Switches from the running thread to `next`, which has been taken off the run queue.

@@ -68,8 +68,28 @@ pub fn system_call(regs: &mut UserRegs) {
     let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut ctx = Ctx { thread, regs };
     let result = table::dispatch(&mut ctx, number, arguments);
+    if changes_identity(number as u32) {
+        sched::note_identity(thread);
+    }
     log::trace!("system call {number}({arguments:x?}) = {result:x?}");
     go_back(&mut ctx, Some(result));
+}
+
+/// Whether a call may change what [`sched::note_identity`] has noted.
+fn changes_identity(number: u32) -> bool {
+    matches!(
+        number,
+        linux::__NR_setuid
+            | linux::__NR_setgid
+            | linux::__NR_setreuid
+            | linux::__NR_setregid
+            | linux::__NR_setresuid
+            | linux::__NR_setresgid
+            | linux::__NR_execve
+            | linux::__NR_execveat
+            | linux::__NR_unshare
+            | linux::__NR_setns
+    )
 }
 
 /// An exception in the application.

@@ -20,7 +20,9 @@ pub use pc::cpu::{
     VectorState, cpuid, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base,
     set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
 };
-pub use pc::traps::{prepare_stack, stub_entry_address as stub_entry, switch_to};
+pub use pc::traps::{
+    leaf_entry_address as leaf_entry, prepare_stack, stub_entry_address as stub_entry, switch_to,
+};
 
 /// Time.
 pub use pc::clock;

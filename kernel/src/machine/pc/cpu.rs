@@ -8,7 +8,7 @@ use core::{
     arch::{asm, x86_64::__cpuid_count},
     mem::offset_of,
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use hx_syscalls::{page::OutOfMemory, platform::CpuInfo};
@@ -34,6 +34,9 @@ pub struct PerCpu {
     user_rsp: u64,
     stub_calls: AtomicU64,
     trap_calls: AtomicU64,
+    identity: Identity,
+    leaf_stack: *const u64,
+    leaf_words: [u64; 2],
     /// The scheduler's data.
     pub sched: crate::sched::PerCpu,
     /// Number of the processor.
@@ -50,7 +53,27 @@ pub const STUB_CALLS_OFFSET: usize = offset_of!(PerCpu, stub_calls);
 /// Offset of the count of calls that came by the `syscall` instruction.
 pub const TRAP_CALLS_OFFSET: usize = offset_of!(PerCpu, trap_calls);
 
+/// Offset of the pointer to the leaf entries' stack.
+pub const LEAF_STACK_OFFSET: usize = offset_of!(PerCpu, leaf_stack);
+/// Offset of the running thread's [`Identity`].
+pub const IDENTITY_OFFSET: usize = offset_of!(PerCpu, identity);
+
+/// What the leaf entries answer of the running thread, in their order.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Identity {
+    values: [AtomicU32; 7],
+}
+
 impl PerCpu {
+    /// Notes process, thread and parent process id, and the real and effective user and group id of
+    /// the thread that is about to run.
+    pub fn set_identity(&self, values: [u32; 7]) {
+        for (slot, value) in self.identity.values.iter().zip(values) {
+            slot.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// How many system calls came from rewritten sites, and how many by `syscall`.
     pub fn call_counts(&self) -> (u64, u64) {
         (self.stub_calls.load(Ordering::Relaxed), self.trap_calls.load(Ordering::Relaxed))
@@ -152,10 +175,14 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         user_rsp: 0,
         stub_calls: AtomicU64::new(0),
         trap_calls: AtomicU64::new(0),
+        identity: Identity::default(),
+        leaf_stack: core::ptr::null(),
+        leaf_words: [0; 2],
         sched: crate::sched::PerCpu::default(),
         index,
     }));
     per_cpu.this = per_cpu;
+    per_cpu.leaf_stack = per_cpu.leaf_words.as_ptr_range().end;
     GsBase::write(VirtAddr::from_ptr(per_cpu));
     LStar::write(VirtAddr::new(traps::syscall_entry as *const () as u64));
     SFMask::write(

@@ -33,6 +33,7 @@
 use core::arch::global_asm;
 
 use hx_syscalls::task::UserRegs;
+use linux_raw_sys::general as linux;
 use x86_64::registers::control::Cr2;
 
 use super::{
@@ -163,6 +164,33 @@ stub_entries:
     jmp stub_entry
     .set number, number + 1
     .endr
+
+    // Calls that only report what the scheduler has noted of the running thread are answered
+    // without leaving the application's mode. r11 gets the flags as `syscall` would leave them there;
+    // nothing here changes them, and nothing is pushed on the application's stack.
+    .macro leaf name, value
+    .balign 16
+\name:
+    mov rax, gs:[{stub_calls}]
+    lea rax, [rax + 1]
+    mov gs:[{stub_calls}], rax
+    mov r11, rsp
+    mov rsp, gs:[{leaf_stack}]
+    pushfq
+    push r11
+    mov r11, [rsp + 8]
+    mov rsp, [rsp]
+    mov eax, gs:[{identity} + \value * 4]
+    jmp rcx
+    .endm
+    leaf leaf_pid, 0
+    leaf leaf_tid, 1
+    leaf leaf_ppid, 2
+    leaf leaf_uid, 3
+    leaf leaf_euid, 4
+    leaf leaf_gid, 5
+    leaf leaf_egid, 6
+
     .balign 16
 stub_entry:
     cli
@@ -326,6 +354,8 @@ load_recoverable:
     user_rsp = const super::cpu::USER_RSP_OFFSET,
     stub_calls = const super::cpu::STUB_CALLS_OFFSET,
     trap_calls = const super::cpu::TRAP_CALLS_OFFSET,
+    leaf_stack = const super::cpu::LEAF_STACK_OFFSET,
+    identity = const super::cpu::IDENTITY_OFFSET,
     known_numbers = const KNOWN_NUMBERS,
     known_entry_len = const KNOWN_ENTRY_LEN,
     code = const CODE_SELECTOR,
@@ -342,6 +372,13 @@ unsafe extern "C" {
     static trap_stubs: [u8; 256 * STUB_LEN];
     static stub_entries: [u8; KNOWN_NUMBERS * KNOWN_ENTRY_LEN];
     static stub_entry: u8;
+    static leaf_pid: u8;
+    static leaf_tid: u8;
+    static leaf_ppid: u8;
+    static leaf_uid: u8;
+    static leaf_euid: u8;
+    static leaf_gid: u8;
+    static leaf_egid: u8;
     static __exception_table_start: [u64; 2];
     static __exception_table_end: [u64; 2];
     fn copy_recoverable(to: *mut u8, from: *const u8, len: usize) -> usize;
@@ -373,6 +410,22 @@ pub fn stub_entry_address(number: Option<u32>) -> u64 {
         }
         None => computed,
     }
+}
+
+/// Where a rewritten call site enters the kernel for a call that [`cpu::Identity`] answers; `None` for
+/// other calls.
+pub fn leaf_entry_address(number: u32) -> Option<u64> {
+    let entry = match number {
+        linux::__NR_getpid => &raw const leaf_pid,
+        linux::__NR_gettid => &raw const leaf_tid,
+        linux::__NR_getppid => &raw const leaf_ppid,
+        linux::__NR_getuid => &raw const leaf_uid,
+        linux::__NR_geteuid => &raw const leaf_euid,
+        linux::__NR_getgid => &raw const leaf_gid,
+        linux::__NR_getegid => &raw const leaf_egid,
+        _ => return None,
+    };
+    Some(entry as u64)
 }
 
 /// Where the interrupted code belongs.
