@@ -4,7 +4,7 @@
 //! application running; never from inside a system call, so nothing here finds a lock taken by the
 //! code that it interrupted.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use hx_abi::link::{Decoder, Event, Kind};
@@ -33,6 +33,7 @@ pub fn deliver_to(system: Arc<System>) {
 /// Sets when the system's timer queue is to be looked at next.
 pub fn set_system_timer(deadline_ns: Option<u64>) {
     SYSTEM_TIMER.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
+    deadline_changed();
 }
 
 /// Takes what has come in and wakes whoever waits for it.
@@ -41,6 +42,8 @@ pub fn poll() {
         let Some(bytes) = link::receive() else { break };
         input(&bytes);
     }
+    // The timer may have fired: what comes next has to be set.
+    deadline_changed();
     let now = clock::now_ns();
     if now >= SYSTEM_TIMER.load(Ordering::Relaxed)
         && let Some(system) = SYSTEM.get()
@@ -59,8 +62,25 @@ pub fn idle() {
     sched::account(Mode::Idle);
 }
 
+/// Whether what the timer is set for may have changed since it was last set.
+static TIMER_CHANGED: AtomicBool = AtomicBool::new(true);
+
+/// To be called whenever something is to happen at another time than before: a thread sleeps, or has
+/// to share the processor.
+pub fn deadline_changed() {
+    TIMER_CHANGED.store(true, Ordering::Relaxed);
+}
+
+/// [`set_timer`] if there is reason to.
+pub fn set_timer_if_changed() {
+    if TIMER_CHANGED.load(Ordering::Relaxed) {
+        set_timer();
+    }
+}
+
 /// Sets the processor's timer for what is due next.
-pub fn set_timer() {
+fn set_timer() {
+    TIMER_CHANGED.store(false, Ordering::Relaxed);
     let system = SYSTEM_TIMER.load(Ordering::Relaxed);
     let next = sched::next_deadline().unwrap_or(u64::MAX).min(system);
     timer::set((next != u64::MAX).then_some(next));

@@ -28,7 +28,7 @@ use spin::{Mutex, Once};
 
 use crate::{
     events,
-    machine::{self, VectorState},
+    machine::{self, VectorState, clock},
     memory::stack::Stack,
 };
 
@@ -45,9 +45,10 @@ pub struct KernelThread {
     token: AtomicBool,
     state: AtomicU8,
     thread: Once<Arc<Thread>>,
-    /// Processor time up to the last switch or change of mode.
-    user_ns: AtomicU64,
-    system_ns: AtomicU64,
+    /// Processor time up to the last switch or change of mode, in ticks of the time stamp counter.
+    /// Written by the processor that runs the thread.
+    user_ticks: AtomicU64,
+    system_ticks: AtomicU64,
 }
 
 struct Context {
@@ -70,7 +71,7 @@ pub struct PerCpu {
     /// A thread that has ended, whose stack can be freed once the processor is off it.
     ended: Mutex<Option<Arc<KernelThread>>>,
     /// When the accounting of processor time was last brought up to date.
-    accounted_ns: AtomicU64,
+    accounted_tsc: AtomicU64,
 }
 
 static RUN_QUEUE: Mutex<VecDeque<Arc<KernelThread>>> = Mutex::new(VecDeque::new());
@@ -108,8 +109,8 @@ impl KernelThread {
             token: AtomicBool::new(false),
             state: AtomicU8::new(READY),
             thread: Once::new(),
-            user_ns: AtomicU64::new(0),
-            system_ns: AtomicU64::new(0),
+            user_ticks: AtomicU64::new(0),
+            system_ticks: AtomicU64::new(0),
         });
         this.thread.call_once(|| thread.clone());
         Ok(this)
@@ -118,6 +119,7 @@ impl KernelThread {
     fn make_ready(self: &Arc<Self>) {
         if self.state.swap(READY, Ordering::AcqRel) == PARKED {
             RUN_QUEUE.lock().push_back(self.clone());
+            events::deadline_changed();
         }
     }
 }
@@ -134,8 +136,8 @@ impl ThreadHandle for Handle {
     fn cpu_time_ns(&self) -> CpuTime {
         account(Mode::System);
         CpuTime {
-            user_ns: self.0.user_ns.load(Ordering::Relaxed),
-            system_ns: self.0.system_ns.load(Ordering::Relaxed),
+            user_ns: clock::scale().nanoseconds(self.0.user_ticks.load(Ordering::Relaxed)),
+            system_ns: clock::scale().nanoseconds(self.0.system_ticks.load(Ordering::Relaxed)),
         }
     }
 }
@@ -154,16 +156,17 @@ pub enum Mode {
 /// Brings the running thread's processor time up to date.
 pub fn account(mode: Mode) {
     let per_cpu = &machine::this_cpu().sched;
-    let now = machine::clock::now_ns();
-    let since = per_cpu.accounted_ns.swap(now, Ordering::Relaxed);
-    let spent = now.saturating_sub(since);
-    if let Some(thread) = try_current() {
-        match mode {
-            Mode::User => thread.user_ns.fetch_add(spent, Ordering::Relaxed),
-            Mode::System => thread.system_ns.fetch_add(spent, Ordering::Relaxed),
-            Mode::Idle => 0,
-        };
-    }
+    let now = machine::tsc();
+    let spent = now.saturating_sub(per_cpu.accounted_tsc.load(Ordering::Relaxed));
+    per_cpu.accounted_tsc.store(now, Ordering::Relaxed);
+    let Some(thread) = try_current() else { return };
+    let ticks = match mode {
+        Mode::User => &thread.user_ticks,
+        Mode::System => &thread.system_ticks,
+        Mode::Idle => return,
+    };
+    // Nobody else writes it: no need for an atomic addition.
+    ticks.store(ticks.load(Ordering::Relaxed) + spent, Ordering::Relaxed);
 }
 
 fn try_current() -> Option<&'static KernelThread> {
@@ -205,6 +208,7 @@ pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
     let kernel_thread = KernelThread::new(&thread, start).map_err(|_| Errno::EAGAIN)?;
     thread.handle.call_once(|| Arc::new(Handle(kernel_thread.clone())) as Arc<dyn ThreadHandle>);
     RUN_QUEUE.lock().push_back(kernel_thread);
+    events::deadline_changed();
     Ok(())
 }
 
@@ -231,7 +235,8 @@ fn install(next: Arc<KernelThread>) -> u64 {
         thread.mm().page_table().activate();
         note_identity(thread);
     }
-    SLICE_END.store(machine::clock::now_ns() + SLICE_NS, Ordering::Relaxed);
+    SLICE_END.store(clock::now_ns() + SLICE_NS, Ordering::Relaxed);
+    events::deadline_changed();
     let per_cpu = &machine::this_cpu().sched;
     per_cpu.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
@@ -335,7 +340,7 @@ pub fn yield_now() {
         RUN_QUEUE.lock().push_back(current_arc());
         switch_to(next, PreviousThread::GoesOn);
     } else {
-        SLICE_END.store(machine::clock::now_ns() + SLICE_NS, Ordering::Relaxed);
+        SLICE_END.store(clock::now_ns() + SLICE_NS, Ordering::Relaxed);
     }
 }
 

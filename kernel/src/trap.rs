@@ -123,7 +123,7 @@ fn overwritten_instruction(thread: &Thread, regs: &UserRegs, vector: u8) -> Opti
 pub fn interrupt(regs: &mut UserRegs) {
     sched::account(Mode::User);
     let thread = sched::current_thread().expect("an application runs as a thread");
-    events::poll();
+    interrupt_in_kernel();
     go_back(&mut Ctx { thread, regs }, None);
 }
 
@@ -145,6 +145,9 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
     loop {
         if INTERRUPTED.load(Ordering::Relaxed) && INTERRUPTED.swap(false, Ordering::Relaxed) {
             events::poll();
+            if sched::should_yield(machine::clock::now_ns()) {
+                sched::yield_now();
+            }
         }
         if task::return_to_user(ctx, result.take()) == Next::Ended {
             let system = &ctx.thread.process.system;
@@ -154,12 +157,11 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
             }
             sched::exit_current();
         }
-        if !sched::should_yield(machine::clock::now_ns()) {
+        if !INTERRUPTED.load(Ordering::Relaxed) {
             break;
         }
-        sched::yield_now();
     }
-    events::set_timer();
+    events::set_timer_if_changed();
     sched::account(Mode::System);
 }
 
