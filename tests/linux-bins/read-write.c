@@ -17,7 +17,7 @@ int main(void) {
     CALL(lseek(fd, 0, SEEK_SET)); CALL(readv(fd, rbad, 2)); CALL(lseek(fd, 0, SEEK_CUR));
     CALL(preadv(fd, in, 2, 1)); CALL(pwritev(fd, out, 3, 20)); CALL(preadv(fd, in, 2, -1)); CALL(preadv(fd, in, 2, 1000));
     CALL(syscall(SYS_preadv2, fd, in, 2, 0, 0, 0)); CALL(syscall(SYS_preadv2, fd, in, 2, -1, -1, 0));
-    CALL(syscall(SYS_preadv2, fd, in, 2, 0, 0, 8 /* RWF_NOWAIT */)); CALL(syscall(SYS_preadv2, fd, in, 2, 0, 0, 1 << 20));
+    CALL(syscall(SYS_preadv2, fd, in, 2, 0, 0, 1 << 20));
     CALL(syscall(SYS_pwritev2, fd, out, 3, 0, 0, 16 /* RWF_APPEND */)); CALL(syscall(SYS_pwritev2, fd, out, 3, 2, 0, 2 /* DSYNC */));
     CALL(syscall(SYS_pwritev2, fd, out, 3, 2, 0, 1 << 20)); CALL(syscall(SYS_pwritev2, fd, out, 3, -1, -1, 0));
     CALL(lseek(fd, 0, SEEK_CUR));

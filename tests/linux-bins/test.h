@@ -111,7 +111,8 @@ static void manifest(const char *path) {
         printf("manifest %s: %s\n", path, errno_name(errno));
         return;
     }
-    printf("manifest %s: mode %o links %ld", path, st.st_mode, S_ISDIR(st.st_mode) ? 0 : (long)st.st_nlink);
+    if (strcmp(path, ".") != 0)
+        printf("manifest %s: mode %o links %ld", path, st.st_mode, S_ISDIR(st.st_mode) ? 0 : (long)st.st_nlink);
     if (S_ISLNK(st.st_mode)) {
         char target[PATH_MAX + 1] = "";
         readlink(path, target, PATH_MAX);

@@ -3,7 +3,7 @@
 use std::{env, ffi::OsString, fs, path::PathBuf, time::Duration};
 
 use hx_tests::{
-    outcome::{Input, Invocation, Outcome, run},
+    outcome::{Inherits, Input, Invocation, Outcome, run},
     repository,
 };
 
@@ -82,6 +82,7 @@ pub(crate) fn native(task: &Task) -> Result<Outcome, String> {
         env: env.chain(own).collect(),
         folder: Some(folder.path().to_owned()),
         input: task.input.clone(),
+        inherits: Inherits::None,
     };
     run(&invocation, NATIVE_LIMIT)
 }
@@ -109,7 +110,8 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
     for name in ["PATH", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
-    let invocation = Invocation { command, env: host_env, folder: None, input: task.input.clone() };
+    let invocation =
+        Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() };
     run(&invocation, task.timeout)
 }
 

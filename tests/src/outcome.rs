@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use similar::TextDiff;
 
 /// What standard input is.
 #[derive(Clone, Debug, Default)]
@@ -79,18 +80,43 @@ pub struct Invocation {
     pub folder: Option<PathBuf>,
     /// Standard input.
     pub input: Input,
+    /// What it inherits.
+    pub inherits: Inherits,
 }
+
+/// Which open descriptors of ours a command gets besides its standard streams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inherits {
+    /// Those that we were given ourselves.
+    #[default]
+    All,
+    /// None, as a guest.
+    None,
+}
+
+/// Becomes the command, without the variables that bash adds.
+const BASH_EXEC: &str = "exec env -u PWD -u SHLVL -u _ \"$@\"";
 
 impl Invocation {
     fn to_command(&self) -> Command {
         let mut words = self.command.iter();
-        let mut command = if matches!(self.input, Input::Closed) {
-            // Only a shell can close it without unsafe code.
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", "exec \"$@\" <&-", "sh"]);
-            shell
-        } else {
+        // Only a shell can close descriptors without unsafe code.
+        let mut script = String::new();
+        if self.inherits == Inherits::None {
+            script.push_str(
+                "for fd in /proc/$$/fd/*; do fd=${fd##*/}; \
+                 [ $fd -le 2 ] || [ $fd = 255 ] || eval \"exec $fd>&-\"; done;",
+            );
+        }
+        if matches!(self.input, Input::Closed) {
+            script.push_str("exec <&-;");
+        }
+        let mut command = if script.is_empty() {
             Command::new(words.next().cloned().unwrap_or_default())
+        } else {
+            let mut shell = Command::new("/bin/bash");
+            shell.args(["--norc", "--noprofile", "-c"]).arg(script + BASH_EXEC).arg("bash");
+            shell
         };
         command.args(words).env_clear().envs(self.env.iter().cloned());
         if let Some(folder) = &self.folder {
@@ -182,38 +208,26 @@ impl Outcome {
 }
 
 fn excerpt(bytes: &[u8]) -> String {
-    const LONGEST: usize = 2000;
+    const LONGEST: usize = 1000;
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(LONGEST)]);
     if bytes.len() > LONGEST { format!("{text} … ({} bytes)", bytes.len()) } else { text.into() }
 }
 
-/// The lines that differ, native ones marked with `-`, ours with `+`: up to the first dozen.
+/// The lines that differ with one line around them, native ones marked with `-`, ours with `+`.
 fn difference(ours: &[u8], theirs: &[u8]) -> String {
-    const MOST: usize = 12;
-    let lines =
-        |bytes: &[u8]| -> Vec<String> { bytes.split(|byte| *byte == b'\n').map(excerpt).collect() };
-    let (ours, theirs) = (lines(ours), lines(theirs));
-    let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
-    let same_end = ours[same..]
-        .iter()
-        .rev()
-        .zip(theirs[same..].iter().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
+    const MOST: usize = 60;
+    let (ours, theirs) = (String::from_utf8_lossy(ours), String::from_utf8_lossy(theirs));
+    let diff = TextDiff::from_lines(&*theirs, &*ours);
+    let diff = diff.unified_diff().context_radius(1).to_string();
+    let mut lines = diff.lines().map(|line| excerpt(line.as_bytes()));
     let mut report = String::new();
-    if let Some(before) = same.checked_sub(1) {
-        let _ = writeln!(report, "  {}", theirs[before]);
+    for line in lines.by_ref().take(MOST) {
+        let _ = writeln!(report, "{line}");
     }
-    for (mark, lines) in [("-", &theirs), ("+", &ours)] {
-        let changed = &lines[same..lines.len() - same_end];
-        for line in changed.iter().take(MOST) {
-            let _ = writeln!(report, "{mark} {line}");
-        }
-        if changed.len() > MOST {
-            let _ = writeln!(report, "{mark} … {} more lines", changed.len() - MOST);
-        }
+    match lines.count() {
+        0 => report,
+        more => format!("{report}… {more} more lines"),
     }
-    report
 }
 
 #[cfg(test)]
@@ -224,7 +238,7 @@ mod tests {
         let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
         let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
         let limit = Duration::from_secs(if script.contains("1000") { 1 } else { 30 });
-        run(&Invocation { command, env, input, folder: None }, limit)
+        run(&Invocation { command, env, input, ..Invocation::default() }, limit)
     }
 
     #[test]
@@ -246,6 +260,21 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_inherited_where_that_is_asked_for() {
+        let script = "ls /proc/self/fd | wc -l; env";
+        let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
+        let env = vec![("PATH".into(), "/usr/bin:/bin".into())];
+        let inherits = Inherits::None;
+        let invocation = Invocation { command, env, inherits, ..Invocation::default() };
+        let outcome = run(&invocation, Duration::from_secs(30)).unwrap();
+        // Three streams and the folder that ls reads; dash's own PWD.
+        let text = String::from_utf8(outcome.stdout).unwrap();
+        let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with("PWD=")).collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["4", "PATH=/usr/bin:/bin"]);
+    }
+
+    #[test]
     fn what_does_not_end_is_killed_with_its_children() {
         let error = shell("sleep 1000 & echo $!; wait", Input::Null).unwrap_err();
         assert!(error.starts_with("no end within"), "{error}");
@@ -258,7 +287,7 @@ mod tests {
         let ours = Outcome { stdout: b"a\nx\nc\n".to_vec(), stderr: b"!".to_vec(), status: 1 };
         let report = ours.compare(&native).unwrap_err();
         assert!(report.contains("status 1 instead of 0"), "{report}");
-        assert!(report.contains("- b\n+ x\n"), "{report}");
+        assert!(report.contains("-b\n+x\n"), "{report}");
         assert!(report.contains("stderr differs"), "{report}");
     }
 }
