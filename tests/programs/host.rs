@@ -1,14 +1,15 @@
 //! Running one command natively and under Hermix.
 
-use std::{env, ffi::OsString, fs, path::PathBuf, time::Duration};
+use std::{env, ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
 
 use hx_tests::{
+    build_folder,
     outcome::{Inherits, Input, Invocation, Outcome, run},
     repository,
 };
 
 /// Where commands run in the guest; natively, in a folder of their own.
-const GUEST_FOLDER: &str = "/tmp";
+const GUEST_FOLDER: &str = "/scratch";
 
 /// A program with everything that both runs have in common.
 #[derive(Clone, Debug)]
@@ -19,8 +20,8 @@ pub(crate) struct Task {
     pub(crate) env: Vec<(String, String)>,
     /// Standard input.
     pub(crate) input: Input,
-    /// Files in the working folder: name and contents.
-    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Folder whose contents lie in the working folder.
+    pub(crate) files: Option<PathBuf>,
     /// Options for hermit-run.
     pub(crate) options: Vec<String>,
     /// Time limit under Hermix.
@@ -33,20 +34,19 @@ impl Task {
             command: command.into_iter().map(Into::into).collect(),
             env: Vec::new(),
             input: Input::Null,
-            files: Vec::new(),
+            files: None,
             options: Vec::new(),
             timeout: Duration::from_secs(60),
         }
     }
 }
 
+/// Where both find programs.
+const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+
 /// The environment of both runs.
-const BASE_ENV: [(&str, &str); 4] = [
-    ("HOME", "/root"),
-    ("LANG", "C.UTF-8"),
-    ("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"),
-    ("TZ", "UTC0"),
-];
+const BASE_ENV: [(&str, &str); 4] =
+    [("HOME", "/root"), ("LANG", "C.UTF-8"), ("PATH", PATH), ("TZ", "UTC0")];
 
 /// Longest time for a native run.
 const NATIVE_LIMIT: Duration = Duration::from_secs(60);
@@ -89,15 +89,14 @@ pub(crate) fn native(task: &Task) -> Result<Outcome, String> {
 
 /// Runs under Hermix.
 pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
-    let folder = scratch(task)?;
     let mut command: Vec<OsString> = vec![hermit_run().into(), "--quiet".into()];
     command.extend(["--workdir", GUEST_FOLDER].map(OsString::from));
-    if !task.files.is_empty() {
-        let mut volume = folder.path().as_os_str().to_owned();
-        volume.push(":");
-        volume.push(GUEST_FOLDER);
-        command.extend(["--volume".into(), volume]);
-    }
+    // The same folder every time, so that the image is built once.
+    let host_folder = task.files.clone().map_or_else(empty_folder, Ok)?;
+    let mut volume = host_folder.into_os_string();
+    volume.push(":");
+    volume.push(GUEST_FOLDER);
+    command.extend(["--volume".into(), volume]);
     let base = BASE_ENV.iter().map(|(name, value)| format!("{name}={value}"));
     let own = task.env.iter().map(|(name, value)| format!("{name}={value}"));
     for variable in base.chain(own) {
@@ -107,7 +106,8 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
     command.push("--".into());
     command.extend(task.command.iter().cloned());
     let mut host_env = vec![(OsString::from("HERMIX_KERNEL"), kernel())];
-    for name in ["PATH", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
+    host_env.push(("PATH".into(), PATH.into()));
+    for name in ["HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
     let invocation =
@@ -121,16 +121,25 @@ pub(crate) fn compare(task: &Task) -> Result<(), String> {
     hermix(task)?.compare(&native)
 }
 
+fn empty_folder() -> Result<PathBuf, String> {
+    let path = build_folder().join("empty");
+    fs::create_dir_all(&path).map_err(|error| format!("{path:?}: {error}"))?;
+    Ok(path)
+}
+
 /// A folder with the task's files.
 fn scratch(task: &Task) -> Result<tempfile::TempDir, String> {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { env::temp_dir() };
     let folder = tempfile::Builder::new().prefix("hermix-test").tempdir_in(parent);
     let folder = folder.map_err(|error| format!("no scratch folder: {error}"))?;
-    for (name, contents) in &task.files {
-        let path = folder.path().join(name);
-        let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
-        parent.and_then(|()| fs::write(&path, contents)).map_err(|e| format!("{path:?}: {e}"))?;
+    if let Some(files) = &task.files {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(files.join(".")).arg(folder.path());
+        let done = copy.output().map_err(|error| format!("cannot start {copy:?}: {error}"))?;
+        if !done.status.success() {
+            return Err(format!("{copy:?}: {}", String::from_utf8_lossy(&done.stderr)));
+        }
     }
     Ok(folder)
 }

@@ -4,8 +4,12 @@
 //! `$HERMIX_RUN` names another hermit-run than the one in `target/release`.
 #![forbid(unsafe_code)]
 
+mod bad_input;
+mod busybox;
+mod fixture;
 mod host;
 mod linux_bins;
+mod real;
 
 use std::{fs, process::ExitCode};
 
@@ -31,6 +35,8 @@ fn trials() -> Result<Vec<Trial>, String> {
     let list = fs::read_to_string(&list).map_err(|error| format!("{list:?}: {error}"))?;
     let expected = ExpectedFailures::parse(&list);
     let mut trials = linux_bins::trials(&expected)?;
+    trials.extend(real::trials(&expected)?);
+    trials.extend(bad_input::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
     let unknown = expected.unknown(&names).join(", ");
     trials.push(Trial::test("expected-failures::name-tests", move || {
