@@ -200,8 +200,12 @@ impl<'i, 'a> Flow<'i, 'a> {
                     return;
                 }
                 let Some((_, index)) = self.locate(address) else { continue };
+                // A word that happens to be an address inside an instruction is no pointer.
+                if self.inside.get(index) && !self.starts.get(index) {
+                    continue;
+                }
                 self.targets.set(index);
-                if self.starts.get(index) || self.inside.get(index) {
+                if self.starts.get(index) {
                     continue;
                 }
                 let found = self.found.len();

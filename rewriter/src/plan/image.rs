@@ -133,6 +133,7 @@ impl<'a> Image<'a> {
         image.read_symbols(file, &sections);
         image.read_unwind_tables(file, &phdrs, &sections);
         image.read_arrays(file, &sections);
+        image.read_go_functions(file, &sections);
         image.read_dynamic(file, &phdrs);
         if image.fixed {
             image.scan_words();
@@ -298,6 +299,40 @@ impl<'a> Image<'a> {
                 continue;
             };
             self.entries.extend(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)));
+        }
+    }
+
+    /// Go's table of functions, which a stripped program keeps (Go 1.18 and later; Go's
+    /// `internal/abi/symtab.go`, `runtime/symtab.go`, "pcHeader").
+    fn read_go_functions(&mut self, file: &[u8], sections: &[SectionHeader]) {
+        let is_table = |bytes: &[u8]| {
+            bytes
+                .first_chunk::<8>()
+                .is_some_and(|head| matches!(head, [0xf0 | 0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]))
+        };
+        let tables = sections.iter().filter(|s| s.sh_type != SHT_NOBITS).filter_map(|section| {
+            let (offset, size) = file_range(section)?;
+            file.get(offset..)?.get(..size).filter(|bytes| is_table(bytes))
+        });
+        for table in tables.take(MAX_TABLES) {
+            let word =
+                |at: usize| table.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+            let (Some(count), Some(text), Some(functions)) = (word(8), word(24), word(64)) else {
+                continue;
+            };
+            let functions = usize::try_from(functions).ok().and_then(|at| table.get(at..));
+            let mut starts = functions
+                .unwrap_or(&[])
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .take(usize::try_from(count).unwrap_or(usize::MAX))
+                .map(|&[a, b, c, d, ..]| text.wrapping_add(u32::from_le_bytes([a, b, c, d]).into()))
+                .peekable();
+            while let Some(start) = starts.next() {
+                self.entries.push(start);
+                self.functions.extend(starts.peek().map(|&end| (start, end)));
+            }
         }
     }
 

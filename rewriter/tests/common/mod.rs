@@ -194,7 +194,7 @@ pub(crate) fn run(path: &Path, arguments: &[&str]) -> Output {
     }
 }
 
-fn symbol(file: &[u8], name: &str) -> (u64, u64) {
+pub(crate) fn symbol(file: &[u8], name: &str) -> (u64, u64) {
     let elf = Elf::parse(file).expect("the linker's output");
     elf.syms
         .iter()
