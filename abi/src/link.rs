@@ -107,10 +107,16 @@ pub enum Event {
     Signal(u8),
     /// The terminal has a new size.
     WindowSize(WindowSize),
-    /// Nobody reads standard output (1) or standard error (2) any more: from now on a write to it
-    /// is `EPIPE` with `SIGPIPE`. What was written before is lost, as it is with a pipe; the host
-    /// sends [`Event::Signal`] for the write that failed there.
-    OutputClosed(u8),
+    /// Standard output (1) or standard error (2) cannot be written any more: from now on a write to
+    /// it gives `errno` (and `SIGPIPE` with `EPIPE`: nobody reads it). What was written before and
+    /// not seen on the host is lost, as it is with a pipe; for the write that failed there with
+    /// `EPIPE`, the host sends [`Event::Signal`].
+    OutputFailed {
+        /// Which of them.
+        stream: u8,
+        /// Linux' error number, such as `ENOSPC`.
+        errno: u16,
+    },
 }
 
 /// The stream does not follow the protocol; it cannot be resynchronised.

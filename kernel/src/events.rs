@@ -112,7 +112,9 @@ fn input(bytes: &[u8]) {
 fn host_event(system: &Arc<System>, event: Event) {
     match event {
         Event::WindowSize(window) => system.console.resize(window),
-        Event::OutputClosed(stream) => system.console.output_closed(stream),
+        Event::OutputFailed { stream, errno } => {
+            system.console.output_failed(stream, errno);
+        }
         Event::Signal(number) => {
             if let (Some(process), Ok(signal)) =
                 (system.process(1), SignalNumber::new(i32::from(number)))

@@ -343,7 +343,9 @@ impl Main {
     fn message(&mut self, message: Message) -> Result<()> {
         match message {
             Message::OutputFailed(stream, error) => {
-                self.event(Event::OutputClosed(stream));
+                let errno = error.raw_os_error().and_then(|errno| u16::try_from(errno).ok());
+                let errno = errno.unwrap_or(linux_raw_sys::errno::EIO as u16);
+                self.event(Event::OutputFailed { stream, errno });
                 if error.kind() == io::ErrorKind::BrokenPipe {
                     // The write that failed has long returned; its signal comes late, but it comes.
                     self.event(Event::Signal(SIGPIPE as u8));
@@ -472,11 +474,11 @@ mod tests {
         }
     }
 
-    struct Broken(io::ErrorKind);
+    struct Broken(u32);
 
     impl Write for Broken {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(self.0.into())
+            Err(io::Error::from_raw_os_error(self.0 as i32))
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
@@ -584,13 +586,15 @@ mod tests {
 
     #[test]
     fn a_reader_that_left_is_reported_to_the_guest() {
-        let broken = Broken(io::ErrorKind::BrokenPipe);
+        let broken = Broken(linux_raw_sys::errno::EPIPE);
         let outcome = run(None, outputs(broken, io::sink()), |mut link| {
             link.write_all(&frame(Kind::Stdout, b"y\n")).unwrap();
             let mut decoder = Decoder::new();
             let events = [(); 2].map(|()| next(&mut link, &mut decoder));
             let events = events.map(|(_, payload)| Event::decode(&payload).unwrap());
-            assert_eq!(events, [Event::OutputClosed(1), Event::Signal(SIGPIPE as u8)]);
+            let failed =
+                Event::OutputFailed { stream: 1, errno: linux_raw_sys::errno::EPIPE as u16 };
+            assert_eq!(events, [failed, Event::Signal(SIGPIPE as u8)]);
             let exit = Exit::Signal { signal: SIGPIPE as u8, core: false };
             link.write_all(&Record::Exit(exit).to_frame()).unwrap();
         })
@@ -601,12 +605,14 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_not_taken_for_success() {
-        let full = Broken(io::ErrorKind::StorageFull);
+        let full = Broken(linux_raw_sys::errno::ENOSPC);
         let outcome = run(None, outputs(full, io::sink()), |mut link| {
             link.write_all(&frame(Kind::Stdout, b"y\n")).unwrap();
             let mut decoder = Decoder::new();
             let (_, event) = next(&mut link, &mut decoder);
-            assert_eq!(Event::decode(&event), Ok(Event::OutputClosed(1)));
+            let failed =
+                Event::OutputFailed { stream: 1, errno: linux_raw_sys::errno::ENOSPC as u16 };
+            assert_eq!(Event::decode(&event), Ok(failed));
             link.write_all(&Record::Exit(Exit::Status(0)).to_frame()).unwrap();
         })
         .unwrap();

@@ -154,6 +154,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         write_json(path, &result)?;
     }
     match outcome.lost_output {
+        // The program may have ended well without having seen it.
         Some(what) if status == 0 => Err(Error::Machine(what)),
         _ => Ok(status),
     }

@@ -83,7 +83,8 @@ fn guest() {
     let memory = option("-object");
     let image = memory.split("mem-path=").nth(1).unwrap().replace(",,", ",");
     let place = option("-append");
-    let place = place.strip_prefix("root=").unwrap().split_once(',').unwrap();
+    let place = place.split(' ').find_map(|word| word.strip_prefix("root=")).unwrap();
+    let place = place.split_once(',').unwrap();
     let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap(), 16).unwrap();
     let image = fs::File::open(image).unwrap();
     let size = memory.split("size=").nth(1).unwrap().split('K').next().unwrap();
@@ -678,6 +679,7 @@ fn qemu_does_not_outlive_hermit_run() {
 
 fn the_terminal_is_raw_and_restored() {
     use rustix::{
+        event::{PollFd, PollFlags, Timespec, poll},
         process::Signal,
         pty,
         termios::{self, LocalModes, OptionalActions},
@@ -704,6 +706,10 @@ fn the_terminal_is_raw_and_restored() {
         let mut seen = Vec::new();
         let mut byte = [0];
         while !String::from_utf8_lossy(&seen).contains(text) {
+            // The test holds the terminal open itself, so that it never ends.
+            let mut fds = [PollFd::new(&master, PollFlags::IN)];
+            let patience = Timespec { tv_sec: 60, tv_nsec: 0 };
+            assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "nothing after {seen:?}");
             match master.read(&mut byte) {
                 Ok(1) => seen.push(byte[0]),
                 end => panic!("{end:?} after {:?}", String::from_utf8_lossy(&seen)),

@@ -21,7 +21,7 @@ use alloc::{
 };
 use core::{
     any::Any,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
 };
 
 use hx_abi::{
@@ -70,9 +70,9 @@ struct Shared {
     is_asked_for: AtomicBool,
     /// Consumed bytes that the host has not been told of.
     ungranted: AtomicUsize,
-    /// By stream: nobody reads it any more on the host.
-    closed: [AtomicBool; 3],
-    /// Woken when an output is closed.
+    /// By stream: the error number of writes, where the host cannot write it any more; else 0.
+    failed: [AtomicU16; 3],
+    /// Woken when an output fails.
     closings: Arc<WaitQueue>,
 }
 
@@ -111,7 +111,7 @@ impl Console {
             readers: WaitQueue::new(),
             is_asked_for: AtomicBool::new(config.streams[0] == Stream::Terminal),
             ungranted: AtomicUsize::new(0),
-            closed: Default::default(),
+            failed: Default::default(),
             closings: WaitQueue::new(),
         });
         let is_terminal = |index: usize| config.streams[index] == Stream::Terminal;
@@ -171,11 +171,11 @@ impl Console {
         }
     }
 
-    /// Nobody reads standard output (1) or standard error (2) on the host any more: writes to it
-    /// are `EPIPE`, with `SIGPIPE`, from now on.
-    pub fn output_closed(&self, stream: u8) {
-        if let Some(closed) = self.shared.closed.get(usize::from(stream)) {
-            closed.store(true, Ordering::Release);
+    /// Standard output (1) or standard error (2) cannot be written on the host any more: writes to
+    /// it give `errno` from now on, with `SIGPIPE` where that is `EPIPE`.
+    pub fn output_failed(&self, stream: u8, errno: u16) {
+        if let Some(failed) = self.shared.failed.get(usize::from(stream)) {
+            failed.store(errno, Ordering::Release);
             self.shared.closings.wake_all();
         }
     }
@@ -263,12 +263,15 @@ pub struct StreamFile {
 }
 
 impl StreamFile {
-    fn is_closed(&self) -> bool {
-        match self.direction {
-            Direction::Output(Kind::Stdout) => self.shared.closed[1].load(Ordering::Acquire),
-            Direction::Output(_) => self.shared.closed[2].load(Ordering::Acquire),
-            Direction::Input => false,
-        }
+    /// What a write gives, where the host cannot write the stream any more.
+    fn failure(&self) -> Option<Errno> {
+        let [_, stdout, stderr] = &self.shared.failed;
+        let errno = match self.direction {
+            Direction::Output(Kind::Stdout) => stdout.load(Ordering::Acquire),
+            Direction::Output(_) => stderr.load(Ordering::Acquire),
+            Direction::Input => 0,
+        };
+        (errno != 0).then(|| Errno::new(errno.into()))
     }
 }
 
@@ -317,12 +320,14 @@ impl File for StreamFile {
             &mut large[..]
         };
         while from.remaining() > 0 {
-            if self.is_closed() {
+            if let Some(errno) = self.failure() {
                 if done > 0 {
                     break;
                 }
-                send_broken_pipe(io.thread);
-                return Err(Errno::EPIPE);
+                if errno == Errno::EPIPE {
+                    send_broken_pipe(io.thread);
+                }
+                return Err(errno);
             }
             let len = match from.take(buffer) {
                 Ok(len) => len,
@@ -351,7 +356,7 @@ impl File for StreamFile {
         } else {
             table.watch(&self.shared.closings);
             let mut events = PollEvents::WRITABLE;
-            if self.is_closed() {
+            if self.failure() == Some(Errno::EPIPE) {
                 events |= PollEvents::ERR;
             }
             events
@@ -408,6 +413,22 @@ mod tests {
         assert_eq!(input.poll(&mut PollTable::query()), PollEvents::empty());
         let _ = input.poll(&mut PollTable::query());
         assert_eq!(machine.take_records(), [Record::StdinCredit(STDIN_WINDOW as u32)]);
+    }
+
+    #[test]
+    fn what_the_host_cannot_write_fails_here() {
+        let machine = Machine::new();
+        machine.make_current();
+        let console = Console::new(&test_config(), Weak::new());
+        let output = console.open_stream(1).0;
+        assert_eq!(output.failure(), None);
+        console.output_failed(2, 32);
+        assert_eq!(output.failure(), None);
+        console.output_failed(1, 28);
+        assert_eq!(output.failure(), Some(Errno::ENOSPC));
+        assert_eq!(output.poll(&mut PollTable::query()), PollEvents::WRITABLE);
+        console.output_failed(1, 32);
+        assert!(output.poll(&mut PollTable::query()).contains(PollEvents::ERR));
     }
 
     #[test]
