@@ -46,6 +46,8 @@ pub struct Entry<'a> {
     pub data: &'a [u8],
     /// Where `data` starts within the archive, in bytes.
     pub data_offset: usize,
+    /// Where the member starts within the archive, for [`Reader::at`].
+    pub offset: usize,
 }
 
 /// The archive is damaged at this offset.
@@ -56,6 +58,24 @@ pub struct CpioError {
     pub offset: usize,
     /// What is wrong with it.
     pub what: &'static str,
+}
+
+/// The number that eight hexadecimal digits stand for: all at once, since an image may have tens of
+/// thousands of them and the kernel reads it at each start.
+fn parse_hex(digits: &[u8; 8]) -> Option<u32> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let text = u64::from_be_bytes(*digits);
+    let letters = text >> 6 & ONES;
+    let values = (text & (0x0f * ONES)) + letters * 9;
+    // Written out again they must be what they were made of, letters in lower case.
+    let above_nine = (values + 6 * ONES) >> 4 & ONES;
+    let written = values + 0x30 * ONES + above_nine * 39;
+    if values & (0xf0 * ONES) != 0 || written != text | letters << 5 {
+        return None;
+    }
+    let pairs = (values | values >> 4) & 0x00ff_00ff_00ff_00ff;
+    let quads = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    Some((quads | quads >> 16) as u32)
 }
 
 /// Iterates over the members of a newc archive. Several archives may follow one another, separated
@@ -71,6 +91,12 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn new(archive: &'a [u8]) -> Self {
         Self { archive, offset: 0 }
+    }
+
+    /// Reads from the member that starts at `offset`.
+    #[must_use]
+    pub fn at(archive: &'a [u8], offset: usize) -> Self {
+        Self { archive, offset }
     }
 
     fn entry_at(&mut self) -> Result<Option<Entry<'a>>, CpioError> {
@@ -89,11 +115,8 @@ impl<'a> Reader<'a> {
                 return Err(bad("no newc magic"));
             }
             let field = |index: usize| -> Result<u32, CpioError> {
-                let digits = &header[6 + index * 8..14 + index * 8];
-                digits.iter().try_fold(0u32, |value, digit| {
-                    let digit = (*digit as char).to_digit(16);
-                    digit.map(|digit| value << 4 | digit).ok_or(bad("a field is not hexadecimal"))
-                })
+                let digits = header[6 + index * 8..].first_chunk();
+                digits.and_then(parse_hex).ok_or(bad("a field is not hexadecimal"))
             };
             let name_len = field(11)? as usize;
             let data_len = field(6)? as usize;
@@ -121,7 +144,8 @@ impl<'a> Reader<'a> {
                 rdev_major: field(9)?,
                 rdev_minor: field(10)?,
             };
-            return Ok(Some(Entry { path, metadata, data, data_offset: start + data_start }));
+            let data_offset = start + data_start;
+            return Ok(Some(Entry { path, metadata, data, data_offset, offset: start }));
         }
     }
 }
@@ -223,6 +247,23 @@ mod tests {
         assert_eq!(entries[1].data_offset % DATA_ALIGN, 0);
         assert_eq!(entries[2].data, b"hello");
         assert_eq!(entries[2].metadata.mode, 0o120_777);
+    }
+
+    #[test]
+    fn fields_are_hexadecimal_in_either_case() {
+        assert_eq!(parse_hex(b"00000000"), Some(0));
+        assert_eq!(parse_hex(b"89abcdef"), Some(0x89ab_cdef));
+        assert_eq!(parse_hex(b"FEDCBA98"), Some(0xfedc_ba98));
+        for byte in 0..=u8::MAX {
+            for place in 0..8 {
+                let mut digits = *b"12345678";
+                digits[place] = byte;
+                let text = core::str::from_utf8(&digits).unwrap_or("x");
+                let expected =
+                    u32::from_str_radix(text, 16).ok().filter(|_| byte.is_ascii_hexdigit());
+                assert_eq!(parse_hex(&digits), expected, "{byte:#x} at {place}");
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! thread that is not running, as long as nobody blocks with one held: see the crate's principles.
 //! Every lock in this crate is one of these types, so that the kind can be changed in one place.
 
-pub use spin::{Once, RwLock};
+pub use spin::{MutexGuard, Once, RwLock};
 
 /// Mutual exclusion for short critical sections.
 pub type Mutex<T> = spin::Mutex<T>;

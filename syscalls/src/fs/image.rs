@@ -1,6 +1,6 @@
 //! Filling the root file system from the boot archives ([`hx_abi::cpio`]).
 //!
-//! Nothing of a file but its header is touched. Neighbouring members mostly share their directory,
+//! Directories are made at once, other files when they are asked for. Neighbouring members mostly share their directory,
 //! so the last one is remembered and paths are not walked again for each.
 
 use alloc::{collections::BTreeMap, sync::Arc};
@@ -29,6 +29,45 @@ pub struct HiddenMember {
 
 /// Members below [`HIDDEN`], by their path in it (`run`, `plans/…`).
 pub type HiddenMembers = BTreeMap<&'static [u8], HiddenMember>;
+
+/// A member that has not been looked into: see [`Dentry::defer`].
+#[derive(Clone, Copy)]
+pub(super) struct ImageMember {
+    /// The archive from this member's header on.
+    rest: &'static [u8],
+    /// Where that is in the image.
+    offset: usize,
+}
+
+impl ImageMember {
+    /// Its name and inode, in the file system of `directory`.
+    pub(super) fn make(
+        &self,
+        directory: &Arc<dyn Inode>,
+    ) -> Option<(&'static [u8], Arc<dyn Inode>)> {
+        // It has been read once already.
+        let entry = Reader::new(self.rest).next()?.ok()?;
+        let kind = FileType::from_mode(entry.metadata.mode)?;
+        let name = entry.path.rsplit(|byte| *byte == b'/').next()?;
+        let data = match kind {
+            FileType::Regular => ImageData::Regular(base_of(&entry, self.rest, self.offset)),
+            FileType::Symlink => ImageData::Symlink(entry.data),
+            FileType::Directory => return None,
+            kind => ImageData::Special(kind),
+        };
+        Some((name, TmpfsInode::from_image(directory, &entry.metadata, data)?))
+    }
+}
+
+/// The data of a regular file, a member of `archive`, which starts at `image_offset` of the image.
+fn base_of(entry: &Entry<'static>, archive: &'static [u8], image_offset: usize) -> Option<Base> {
+    if entry.data.is_empty() {
+        return None;
+    }
+    let end = entry.data_offset + entry.data.len().next_multiple_of(PAGE_SIZE);
+    let padded = &archive[entry.data_offset..end.min(archive.len())];
+    Some(Base { padded, len: entry.data.len(), offset: image_offset + entry.data_offset })
+}
 
 struct Filler<'a> {
     superblock: &'a Superblock,
@@ -101,7 +140,7 @@ impl Filler<'_> {
         let Some(kind) = FileType::from_mode(entry.metadata.mode) else { return };
         let metadata = &entry.metadata;
         if kind == FileType::Directory {
-            if let Some(existing) = parent.kept_child(name)
+            if let Some(existing) = parent.made_child(name)
                 && let Some(inode) = existing.inode().as_any().downcast_ref::<TmpfsInode>()
                 && existing.is_directory()
             {
@@ -115,22 +154,12 @@ impl Filler<'_> {
             self.add_linked(&parent, name, entry);
             return;
         }
-        let data = match kind {
-            FileType::Regular => ImageData::Regular(self.base(entry)),
-            FileType::Symlink => ImageData::Symlink(entry.data),
-            kind => ImageData::Special(kind),
-        };
-        self.name(&parent, name, metadata, data);
+        let offset = self.image_offset + entry.offset;
+        parent.defer(ImageMember { rest: &self.archive[entry.offset..], offset });
     }
 
     fn base(&self, entry: &Entry<'static>) -> Option<Base> {
-        if entry.data.is_empty() {
-            return None;
-        }
-        let end = (entry.data_offset + entry.data.len()).next_multiple_of(PAGE_SIZE);
-        let padded = &self.archive[entry.data_offset..end.min(self.archive.len())];
-        let offset = self.image_offset + entry.data_offset;
-        Some(Base { padded, len: entry.data.len(), offset })
+        base_of(entry, self.archive, self.image_offset)
     }
 
     /// Names of one file follow one another; only the last has the data (`man 5 cpio`).
@@ -209,11 +238,11 @@ impl Filler<'_> {
         name: &'static [u8],
         inode: &Arc<dyn Inode>,
     ) -> Arc<Dentry> {
-        if let Some(earlier) = parent.kept_child(name) {
+        if let Some(earlier) = parent.made_child(name) {
             parent.remove(&earlier);
         }
         let dentry = Dentry::new(inode.clone(), Some(parent.clone()), Name::Image(name));
-        parent.insert(&dentry);
+        parent.insert_made(&dentry);
         dentry
     }
 
@@ -227,7 +256,7 @@ impl Filler<'_> {
             if name == b"." || name == b".." {
                 return None;
             }
-            at = match at.kept_child(name) {
+            at = match at.made_child(name) {
                 Some(child) if child.is_directory() => child,
                 _ => {
                     let metadata = Metadata { mode: 0o755, ..Metadata::default() };

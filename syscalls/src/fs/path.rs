@@ -4,6 +4,9 @@
 //! tree keeps ([`Children::Kept`]) holds its children too, and those are all that there are. The
 //! dentries of other directories live as long as someone uses them.
 //!
+//! The files of the root image are not made before someone asks for something in their directory:
+//! a program touches few of the thousands that it may come with.
+//!
 //! Locks: a directory's list of children, then a dentry's place. Neither is held while anything
 //! else is called. Both change only under the superblock's namespace lock.
 
@@ -16,10 +19,14 @@ use core::{
 };
 
 use super::{
+    image::ImageMember,
     inode::{Caller, Children, FileType, Inode},
     mount::Mount,
 };
-use crate::{Errno, sync::Mutex};
+use crate::{
+    Errno,
+    sync::{Mutex, MutexGuard},
+};
 
 /// The longest name in a directory, in bytes.
 pub const NAME_MAX: usize = linux_raw_sys::general::NAME_MAX as usize;
@@ -99,6 +106,20 @@ struct Listing {
     /// listed, kept up to date from then on.
     by_position: Option<BTreeMap<u64, Arc<Dentry>>>,
     last_position: u64,
+    /// Members of the root image that nobody has asked for yet.
+    deferred: Vec<ImageMember>,
+}
+
+impl Listing {
+    fn insert(&mut self, name: Name, child: &Arc<Dentry>) {
+        self.last_position = self.last_position.max(FIRST_POSITION) + 1;
+        let position = self.last_position;
+        child.place.lock().position = position;
+        if let Some(by_position) = &mut self.by_position {
+            by_position.insert(position, child.clone());
+        }
+        self.by_name.insert(name, child.clone());
+    }
 }
 
 /// Positions 0 to 2 of a listing are the start, after `.` and after `..`.
@@ -160,10 +181,36 @@ impl Dentry {
         self.place.lock().removed = true;
     }
 
+    /// The children, those that have been deferred included.
+    fn listing(self: &Arc<Self>) -> MutexGuard<'_, Listing> {
+        let mut listing = self.listing.lock();
+        for member in core::mem::take(&mut listing.deferred) {
+            let Some((name, inode)) = member.make(&self.inode) else { continue };
+            // A directory of that name stays; of files the last one counts.
+            if listing.by_name.get(name).is_none_or(|other| !other.is_directory()) {
+                let name = Name::Image(name);
+                let child = Dentry::new(inode, Some(self.clone()), name.clone());
+                listing.insert(name, &child);
+            }
+        }
+        listing
+    }
+
+    /// Keeps a member of the root image, no directory, which is not looked into before someone
+    /// asks for something in this directory.
+    pub(super) fn defer(&self, member: ImageMember) {
+        self.listing.lock().deferred.push(member);
+    }
+
+    /// The child directory called `name`, without looking at what has been deferred.
+    pub(super) fn made_child(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+        self.listing.lock().by_name.get(name).cloned()
+    }
+
     /// The kept child called `name`.
     #[must_use]
-    pub fn kept_child(&self, name: &[u8]) -> Option<Arc<Dentry>> {
-        self.listing.lock().by_name.get(name).cloned()
+    pub fn kept_child(self: &Arc<Self>, name: &[u8]) -> Option<Arc<Dentry>> {
+        self.listing().by_name.get(name).cloned()
     }
 
     /// Finds `name` in this directory.
@@ -185,22 +232,19 @@ impl Dentry {
 
     /// Whether no kept child is in it.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.listing.lock().by_name.is_empty()
+    pub fn is_empty(self: &Arc<Self>) -> bool {
+        self.listing().by_name.is_empty()
     }
 
     /// Keeps `child`, whose parent and name are set. The name must be free. The caller holds the
     /// namespace lock.
-    pub fn insert(&self, child: &Arc<Dentry>) {
-        let name = child.name();
-        let mut listing = self.listing.lock();
-        listing.last_position = listing.last_position.max(FIRST_POSITION) + 1;
-        let position = listing.last_position;
-        child.place.lock().position = position;
-        if let Some(by_position) = &mut listing.by_position {
-            by_position.insert(position, child.clone());
-        }
-        listing.by_name.insert(name, child.clone());
+    pub fn insert(self: &Arc<Self>, child: &Arc<Dentry>) {
+        self.listing().insert(child.name(), child);
+    }
+
+    /// As [`Self::insert`], without looking at what has been deferred.
+    pub(super) fn insert_made(&self, child: &Arc<Dentry>) {
+        self.listing.lock().insert(child.name(), child);
     }
 
     fn take_out(&self, child: &Dentry) {
@@ -261,8 +305,8 @@ impl Dentry {
     /// Kept children from position `from` of the listing on, at most `max`, with the positions at
     /// which the listing goes on after each.
     #[must_use]
-    pub fn list_from(&self, from: u64, max: usize) -> Vec<(u64, Arc<Dentry>)> {
-        let mut listing = self.listing.lock();
+    pub fn list_from(self: &Arc<Self>, from: u64, max: usize) -> Vec<(u64, Arc<Dentry>)> {
+        let mut listing = self.listing();
         let Listing { by_name, by_position, .. } = &mut *listing;
         let by_position = by_position.get_or_insert_with(|| {
             by_name.values().map(|child| (child.place.lock().position, child.clone())).collect()
