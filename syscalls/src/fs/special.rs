@@ -58,11 +58,8 @@ pub fn open_device(
             Ok(Arc::new(memory))
         }
         (TTY_MAJOR, 0) => {
-            let tty = thread.process.system.console.tty().ok_or(Errno::ENXIO)?;
-            if tty.session() != Some(thread.process.sid()) {
-                return Err(Errno::ENXIO);
-            }
-            Ok(tty.clone())
+            let sid = thread.process.sid();
+            Ok(system.terminals.controlling(sid).ok_or(Errno::ENXIO)?)
         }
         (TTY_MAJOR, 1) => match system.console.tty() {
             Some(tty) => Ok(tty.clone()),

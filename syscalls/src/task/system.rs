@@ -12,7 +12,7 @@ use hx_abi::{config::RunConfig, link::Exit};
 use super::{Process, Thread, futex::FutexTable};
 use crate::{
     Errno,
-    fs::{Vfs, console::Console},
+    fs::{Vfs, console::Console, tty::Terminals},
     sync::{Mutex, Once, RwLock},
     time::TimerQueue,
 };
@@ -29,6 +29,8 @@ pub struct System {
     pub config: RunConfig,
     /// The standard streams.
     pub console: Arc<Console>,
+    /// Which terminal controls which session.
+    pub terminals: Terminals,
     /// The file system.
     pub vfs: Vfs,
     /// Processes, threads and how they are related.
@@ -73,6 +75,7 @@ impl System {
         let host = config.hostname.clone().into_bytes();
         Arc::new_cyclic(|system| Self {
             console: Console::new(&config, system.clone()),
+            terminals: Terminals::default(),
             vfs: Vfs::new(),
             config,
             tasks: Mutex::default(),

@@ -10,7 +10,7 @@
 //! mode what lies before `canon_head` is made of finished lines, each with a mark at its last byte
 //! (a marked NUL is an end-of-file character, which readers do not see).
 
-use alloc::{boxed::Box, vec, vec::Vec};
+use alloc::{boxed::Box, collections::VecDeque, vec, vec::Vec};
 
 use linux_raw_sys::general as linux;
 
@@ -131,8 +131,38 @@ pub struct Discipline {
     /// Within an erasure that `ECHOPRT` shows between `\` and `/`.
     erasing: bool,
     flow: Flow,
-    /// Echo made while output was stopped.
-    held_echo: Vec<u8>,
+    /// Echo that has not been sent yet: it is at the end of [`Discipline::receive`], or when
+    /// stopped output goes on. Columns count only then, and a signal drops what is still here.
+    echoes: VecDeque<Echo>,
+}
+
+/// What is to be echoed.
+#[derive(Clone, Copy)]
+enum Echo {
+    /// This byte, processed as output is.
+    Byte(u8),
+    /// This control character, as `^X`.
+    Control(u8),
+    /// Nothing: the line of input begins at this column.
+    SetCanonColumn,
+    /// Nothing: the last byte took no column.
+    MoveBack,
+    /// As many backspaces as a tab was wide.
+    EraseTab {
+        /// Columns that what was typed before the tab takes.
+        columns: usize,
+        /// Where they count from.
+        from: TabOrigin,
+    },
+}
+
+/// See [`Echo::EraseTab`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TabOrigin {
+    /// The start of the line of input.
+    Line,
+    /// The tab before.
+    Tab,
 }
 
 impl Default for Discipline {
@@ -143,6 +173,20 @@ impl Default for Discipline {
 
 fn is_control(byte: u8) -> bool {
     byte < 0x20 || byte == 0x7f
+}
+
+/// `tolower` as the kernel has it: Latin-1.
+fn to_lowercase(byte: u8) -> u8 {
+    if byte.is_ascii_uppercase() || (0xc0..=0xde).contains(&byte) && byte != 0xd7 {
+        byte + 0x20
+    } else {
+        byte
+    }
+}
+
+/// `toupper` as the kernel has it: Latin-1.
+fn to_uppercase(byte: u8) -> u8 {
+    if byte.is_ascii_lowercase() || byte >= 0xdf && byte != 0xf7 { byte - 0x20 } else { byte }
 }
 
 /// `isalnum` as the kernel has it: Latin-1.
@@ -166,7 +210,7 @@ impl Discipline {
             literal_next: false,
             erasing: false,
             flow: Flow::default(),
-            held_echo: Vec::new(),
+            echoes: VecDeque::new(),
         }
     }
 
@@ -366,6 +410,12 @@ impl Discipline {
     /// taken some. In canonical mode a line that is too long loses what does not fit, so that its
     /// end can still be typed.
     pub fn receive(&mut self, bytes: &[u8], effects: &mut Effects) -> usize {
+        let taken = self.receive_bytes(bytes, effects);
+        self.process_echoes(&mut effects.output);
+        taken
+    }
+
+    fn receive_bytes(&mut self, bytes: &[u8], effects: &mut Effects) -> usize {
         for (done, &byte) in bytes.iter().enumerate() {
             let mut free = BUFFER_SIZE as isize - self.buffered() as isize;
             if self.input(linux::PARMRK) {
@@ -393,7 +443,7 @@ impl Discipline {
             byte &= 0x7f;
         }
         if self.input(linux::IUCLC) && self.local(linux::IEXTEN) {
-            byte = byte.to_ascii_lowercase();
+            byte = to_lowercase(byte);
         }
         if self.local(linux::EXTPROC) && !literal {
             self.push(byte);
@@ -446,11 +496,11 @@ impl Discipline {
     fn receive_ordinary(&mut self, byte: u8, effects: &mut Effects) {
         self.restart_on_any(effects);
         if self.local(linux::ECHO) {
-            self.finish_erasing(effects);
+            self.finish_erasing();
             if self.canon_head == self.read_head {
-                self.canon_column = self.column;
+                self.push_echo(Echo::SetCanonColumn);
             }
-            self.echo(byte, effects);
+            self.echo(byte);
         }
         self.push_doubled(byte);
     }
@@ -500,14 +550,14 @@ impl Discipline {
             return;
         }
         if self.local(linux::ECHO) {
-            self.finish_erasing(effects);
+            self.finish_erasing();
             if byte == b'\n' {
-                self.echo_raw(b'\n', effects);
+                self.echo_raw(b'\n');
             } else {
                 if self.canon_head == self.read_head {
-                    self.canon_column = self.column;
+                    self.push_echo(Echo::SetCanonColumn);
                 }
-                self.echo(byte, effects);
+                self.echo(byte);
             }
         }
         self.push_doubled(byte);
@@ -516,7 +566,7 @@ impl Discipline {
     fn receive_signal(&mut self, signal: SignalNumber, byte: u8, effects: &mut Effects) {
         effects.signals.push(signal);
         if !self.local(linux::NOFLSH) {
-            self.held_echo.clear();
+            self.echoes.clear();
             effects.flush_output = Some(Flush);
             self.flush_input();
         }
@@ -524,7 +574,7 @@ impl Discipline {
             self.start(effects);
         }
         if self.local(linux::ECHO) {
-            self.echo(byte, effects);
+            self.echo(byte);
         }
     }
 
@@ -532,32 +582,32 @@ impl Discipline {
     fn receive_canonical(&mut self, byte: u8, effects: &mut Effects) -> bool {
         let extended = self.local(linux::IEXTEN);
         if self.is(byte, linux::VERASE) {
-            self.erase(Erase::Character, effects);
+            self.erase(Erase::Character);
         } else if self.is(byte, linux::VKILL) {
-            self.erase(Erase::Line, effects);
+            self.erase(Erase::Line);
         } else if extended && self.is(byte, linux::VWERASE) {
-            self.erase(Erase::Word, effects);
+            self.erase(Erase::Word);
         } else if extended && self.is(byte, linux::VLNEXT) {
             self.literal_next = true;
             if self.local(linux::ECHO) {
-                self.finish_erasing(effects);
+                self.finish_erasing();
                 if self.local(linux::ECHOCTL) {
-                    self.echo_raw(b'^', effects);
-                    self.echo_raw(b'\x08', effects);
+                    self.echo_raw(b'^');
+                    self.echo_raw(b'\x08');
                 }
             }
         } else if extended && self.local(linux::ECHO) && self.is(byte, linux::VREPRINT) {
-            self.finish_erasing(effects);
-            self.echo(byte, effects);
-            self.echo_raw(b'\n', effects);
+            self.finish_erasing();
+            self.echo(byte);
+            self.echo_raw(b'\n');
             let mut position = self.canon_head;
             while position != self.read_head {
-                self.echo(self.at(position), effects);
+                self.echo(self.at(position));
                 position = position.wrapping_add(1);
             }
         } else if byte == b'\n' {
             if self.local(linux::ECHO | linux::ECHONL) {
-                self.echo_raw(b'\n', effects);
+                self.echo_raw(b'\n');
             }
             self.finish_line(byte, effects);
         } else if self.is(byte, linux::VEOF) {
@@ -565,9 +615,9 @@ impl Discipline {
         } else if self.is(byte, linux::VEOL) || (extended && self.is(byte, linux::VEOL2)) {
             if self.local(linux::ECHO) {
                 if self.canon_head == self.read_head {
-                    self.canon_column = self.column;
+                    self.push_echo(Echo::SetCanonColumn);
                 }
-                self.echo(byte, effects);
+                self.echo(byte);
             }
             if byte == 0xff && self.input(linux::PARMRK) {
                 self.push(byte);
@@ -590,7 +640,7 @@ impl Discipline {
         self.input(linux::IUTF8) && byte & 0xc0 == 0x80
     }
 
-    fn erase(&mut self, what: Erase, effects: &mut Effects) {
+    fn erase(&mut self, what: Erase) {
         if self.read_head == self.canon_head {
             return;
         }
@@ -602,10 +652,10 @@ impl Discipline {
             }
             if [linux::ECHOK, linux::ECHOKE, linux::ECHOE].iter().any(|&flag| !self.local(flag)) {
                 self.read_head = self.canon_head;
-                self.finish_erasing(effects);
-                self.echo(self.control_char(linux::VKILL), effects);
+                self.finish_erasing();
+                self.echo(self.control_char(linux::VKILL));
                 if self.local(linux::ECHOK) {
-                    self.echo_raw(b'\n', effects);
+                    self.echo_raw(b'\n');
                 }
                 return;
             }
@@ -633,55 +683,55 @@ impl Discipline {
             }
             let end = core::mem::replace(&mut self.read_head, head);
             if echo {
-                self.echo_erasure(what, head, end, effects);
+                self.echo_erasure(what, head, end);
             }
             if what == Erase::Character {
                 break;
             }
         }
         if self.read_head == self.canon_head && echo {
-            self.finish_erasing(effects);
+            self.finish_erasing();
         }
     }
 
     /// Shows that the character in `start..end` has been erased.
-    fn echo_erasure(&mut self, what: Erase, start: usize, end: usize, effects: &mut Effects) {
+    fn echo_erasure(&mut self, what: Erase, start: usize, end: usize) {
         let byte = self.at(start);
         if self.local(linux::ECHOPRT) {
             if !self.erasing {
-                self.echo_raw(b'\\', effects);
+                self.echo_raw(b'\\');
                 self.erasing = true;
             }
-            self.echo(byte, effects);
+            self.echo(byte);
             for offset in 1..end.wrapping_sub(start) {
-                self.echo_raw(self.at(start.wrapping_add(offset)), effects);
-                self.column = self.column.saturating_sub(1);
+                self.echo_raw(self.at(start.wrapping_add(offset)));
+                self.push_echo(Echo::MoveBack);
             }
         } else if what == Erase::Character && !self.local(linux::ECHOE) {
-            self.echo(self.control_char(linux::VERASE), effects);
+            self.echo(self.control_char(linux::VERASE));
         } else if byte == b'\t' {
-            self.echo_tab_erasure(effects);
+            self.echo_tab_erasure();
         } else {
             const RUB_OUT: &[u8] = b"\x08 \x08";
             let control = is_control(byte);
             let shown_as_two = control && self.local(linux::ECHOCTL);
             let columns = if shown_as_two { 2 } else { usize::from(!control) };
             for byte in RUB_OUT.repeat(columns) {
-                self.echo_raw(byte, effects);
+                self.echo_raw(byte);
             }
         }
     }
 
     /// Goes back over a tab: as far as what was typed before it says.
-    fn echo_tab_erasure(&mut self, effects: &mut Effects) {
+    fn echo_tab_erasure(&mut self) {
         let mut columns = 0;
         let mut position = self.read_head;
-        let mut from_tab = false;
+        let mut from = TabOrigin::Line;
         while position != self.canon_head {
             position = position.wrapping_sub(1);
             let byte = self.at(position);
             if byte == b'\t' {
-                from_tab = true;
+                from = TabOrigin::Tab;
                 break;
             }
             if is_control(byte) {
@@ -692,51 +742,64 @@ impl Discipline {
                 columns += 1;
             }
         }
-        if !from_tab {
-            columns = columns % 8 + self.canon_column;
-        }
-        for _ in 0..8 - columns % 8 {
-            self.emit(b"\x08", effects);
-            self.column = self.column.saturating_sub(1);
-        }
+        self.push_echo(Echo::EraseTab { columns: columns % 8, from });
     }
 
-    fn finish_erasing(&mut self, effects: &mut Effects) {
+    fn finish_erasing(&mut self) {
         if core::mem::take(&mut self.erasing) {
-            self.echo_raw(b'/', effects);
+            self.echo_raw(b'/');
         }
     }
 
     // Echo.
 
     /// A character as it is seen: control characters as `^X` where `ECHOCTL` is set.
-    fn echo(&mut self, byte: u8, effects: &mut Effects) {
+    fn echo(&mut self, byte: u8) {
         if self.local(linux::ECHOCTL) && is_control(byte) && byte != b'\t' {
-            self.emit(&[b'^', byte ^ 0x40], effects);
-            self.column += 2;
+            self.push_echo(Echo::Control(byte));
         } else {
-            self.echo_raw(byte, effects);
+            self.echo_raw(byte);
         }
     }
 
-    fn echo_raw(&mut self, byte: u8, effects: &mut Effects) {
-        if self.output(linux::OPOST) {
-            let mut processed = Vec::new();
-            self.output_byte(byte, &mut processed);
-            self.emit(&processed, effects);
-        } else {
-            self.emit(&[byte], effects);
-        }
+    fn echo_raw(&mut self, byte: u8) {
+        self.push_echo(Echo::Byte(byte));
     }
 
-    fn emit(&mut self, bytes: &[u8], effects: &mut Effects) {
-        if self.flow.stopped {
-            // Linux's echo buffer has this size too; the oldest goes first.
-            self.held_echo.extend_from_slice(bytes);
-            let excess = self.held_echo.len().saturating_sub(BUFFER_SIZE);
-            self.held_echo.drain(..excess);
-        } else {
-            effects.output.extend_from_slice(bytes);
+    fn push_echo(&mut self, echo: Echo) {
+        if self.echoes.len() == BUFFER_SIZE {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back(echo);
+    }
+
+    /// Sends what is to be echoed, unless output is stopped.
+    fn process_echoes(&mut self, out: &mut Vec<u8>) {
+        while !self.flow.stopped
+            && let Some(echo) = self.echoes.pop_front()
+        {
+            match echo {
+                // Linux's echo buffer escapes this one, and forgets to process it.
+                Echo::Byte(0xff) => {
+                    out.push(0xff);
+                    self.column += 1;
+                }
+                Echo::Byte(byte) if self.output(linux::OPOST) => self.output_byte(byte, out),
+                Echo::Byte(byte) => out.push(byte),
+                Echo::Control(byte) => {
+                    out.extend_from_slice(&[b'^', byte ^ 0x40]);
+                    self.column += 2;
+                }
+                Echo::SetCanonColumn => self.canon_column = self.column,
+                Echo::MoveBack => self.column = self.column.saturating_sub(1),
+                Echo::EraseTab { columns, from } => {
+                    let start = if from == TabOrigin::Line { self.canon_column } else { 0 };
+                    for _ in 0..8 - (start + columns) % 8 {
+                        out.push(b'\x08');
+                        self.column = self.column.saturating_sub(1);
+                    }
+                }
+            }
         }
     }
 
@@ -809,7 +872,7 @@ impl Discipline {
                     self.column += 1;
                 }
                 let upper = self.output(linux::OLCUC);
-                out.push(if upper { byte.to_ascii_uppercase() } else { byte });
+                out.push(if upper { to_uppercase(byte) } else { byte });
             }
         }
     }
@@ -821,7 +884,7 @@ impl Discipline {
             return;
         }
         self.flow.stopped = false;
-        effects.output.append(&mut self.held_echo);
+        self.process_echoes(&mut effects.output);
         effects.writable = Some(Wake);
     }
 

@@ -6,6 +6,7 @@
 //! Readers wait in `readers`, writers (output stopped, or a full pseudo-terminal) in `writers`.
 
 pub mod discipline;
+mod job;
 
 use alloc::{
     boxed::Box,
@@ -19,16 +20,17 @@ use core::any::Any;
 use hx_abi::config::WindowSize;
 use linux_raw_sys::{general as linux, ioctl};
 
-use self::discipline::{Discipline, Effects, Termios};
+pub use self::job::Terminals;
+use self::{
+    discipline::{Discipline, Effects, Termios},
+    job::Job,
+};
 use super::{File, Io, inode::Device, special::TTY_MAJOR};
 use crate::{
     Errno,
     platform::platform,
     sync::Mutex,
-    task::{
-        System,
-        signal::{SigInfo, SignalNumber, send_to_group},
-    },
+    task::{Capability, System, signal::SignalNumber},
     user::{Sink, Source, UserAddr, UserPtr},
     user_struct,
     wait::{PollEvents, PollTable, WaitError, WaitQueue},
@@ -69,6 +71,7 @@ pub struct Tty {
     driver: Box<dyn TtyDriver>,
     /// Whose processes its signals go to.
     system: Weak<System>,
+    this: Weak<Tty>,
     readers: Arc<WaitQueue>,
     writers: Arc<WaitQueue>,
 }
@@ -79,10 +82,7 @@ struct State {
     backlog: VecDeque<u8>,
     window: linux::winsize,
     line: Line,
-    /// The session whose controlling terminal this is.
-    session: Option<i32>,
-    /// The foreground process group.
-    foreground: Option<i32>,
+    job: Job,
 }
 
 /// Whether the terminal is still there.
@@ -111,7 +111,8 @@ impl Tty {
         window: WindowSize,
         system: Weak<System>,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
             state: Mutex::new(State {
                 discipline: Discipline::new(termios),
                 backlog: VecDeque::new(),
@@ -122,8 +123,7 @@ impl Tty {
                     ws_ypixel: 0,
                 },
                 line: Line::Connected,
-                session: None,
-                foreground: None,
+                job: Job::default(),
             }),
             driver,
             system,
@@ -159,33 +159,6 @@ impl Tty {
         if key(&old) != key(&size) {
             self.signal_foreground(SignalNumber::SIGWINCH);
         }
-    }
-
-    fn signal_foreground(&self, signal: SignalNumber) {
-        let foreground = self.state.lock().foreground;
-        if let (Some(pgid), Some(system)) = (foreground, self.system.upgrade()) {
-            send_to_group(&system, pgid, SigInfo::kernel(signal));
-        }
-    }
-
-    /// The session whose controlling terminal this is.
-    #[must_use]
-    pub fn session(&self) -> Option<i32> {
-        self.state.lock().session
-    }
-
-    /// The process group in the foreground.
-    #[must_use]
-    pub fn foreground(&self) -> Option<i32> {
-        self.state.lock().foreground
-    }
-
-    /// Makes this the controlling terminal of session `sid`, with process group `pgid` in the
-    /// foreground.
-    pub fn set_session(&self, sid: i32, pgid: i32) {
-        let mut state = self.state.lock();
-        state.session = Some(sid);
-        state.foreground = Some(pgid);
     }
 
     /// Moves input from the backlog into the discipline as far as there is room.
@@ -254,6 +227,7 @@ impl Tty {
 
     /// `TCSETS` and its relatives.
     fn set_termios(&self, io: Io<'_>, mut termios: Termios, when: SetWhen) -> Result<usize, Errno> {
+        self.check_foreground(io.thread, SignalNumber::SIGTTOU)?;
         if when != SetWhen::Now {
             self.drain_output(io)?;
         }
@@ -313,6 +287,19 @@ impl Tty {
             }
         };
         effects.output.extend(character);
+        self.carry_out(effects);
+        Ok(0)
+    }
+
+    /// `TIOCSTI`: as if the character had been typed.
+    fn simulate_input(&self, io: Io<'_>, at: UserAddr) -> Result<usize, Errno> {
+        let is_own = self.session() == Some(io.thread.process.sid());
+        if !is_own && !io.thread.credentials().is_capable(Capability::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        let byte: u8 = UserPtr::from(at).read()?;
+        let mut effects = Effects::default();
+        self.state.lock().discipline.receive(&[byte], &mut effects);
         self.carry_out(effects);
         Ok(0)
     }
@@ -387,6 +374,7 @@ fn speed_of(c_cflag: u32) -> Option<u32> {
 
 impl File for Tty {
     fn read(&self, io: Io<'_>, to: &mut dyn Sink, _offset: u64) -> Result<usize, Errno> {
+        self.check_foreground(io.thread, SignalNumber::SIGTTIN)?;
         let mut done = 0;
         let mut deadline = None;
         let mut interbyte_ns = 0;
@@ -440,6 +428,9 @@ impl File for Tty {
     }
 
     fn write(&self, io: Io<'_>, from: &mut dyn Source, _offset: u64) -> Result<usize, Errno> {
+        if self.state.lock().discipline.stops_background_output() {
+            self.check_foreground(io.thread, SignalNumber::SIGTTOU)?;
+        }
         let mut done = 0;
         let mut chunk = vec![0; from.remaining().min(OUTPUT_CHUNK)];
         while from.remaining() > 0 {
@@ -592,9 +583,20 @@ impl File for Tty {
                 UserPtr::from(arg).write(&(count as i32)).map(|()| 0)
             }
             ioctl::TIOCOUTQ => UserPtr::from(arg).write(&0i32).map(|()| 0),
-            ioctl::TCFLSH => self.flush(arg.0),
-            ioctl::TCXONC => self.flow(arg.0),
-            ioctl::TCSBRK | ioctl::TCSBRKP => self.drain_output(io).map(|()| 0),
+            ioctl::TCFLSH | ioctl::TCXONC | ioctl::TCSBRK | ioctl::TCSBRKP => {
+                self.check_foreground(io.thread, SignalNumber::SIGTTOU)?;
+                match request {
+                    ioctl::TCFLSH => self.flush(arg.0),
+                    ioctl::TCXONC => self.flow(arg.0),
+                    _ => self.drain_output(io).map(|()| 0),
+                }
+            }
+            ioctl::TIOCGPGRP => self.get_foreground(io, arg),
+            ioctl::TIOCSPGRP => self.set_foreground(io, arg),
+            ioctl::TIOCGSID => self.get_session(io, arg),
+            ioctl::TIOCSCTTY => self.become_controlling(io, arg.0),
+            ioctl::TIOCNOTTY => self.give_up(io),
+            ioctl::TIOCSTI => self.simulate_input(io, arg),
             ioctl::TIOCSBRK | ioctl::TIOCCBRK | ioctl::TIOCEXCL | ioctl::TIOCNXCL => Ok(0),
             ioctl::TIOCGEXCL => UserPtr::from(arg).write(&0i32).map(|()| 0),
             ioctl::TIOCGETD => UserPtr::from(arg).write(&0i32).map(|()| 0),
@@ -637,3 +639,6 @@ impl Tty {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
