@@ -8,13 +8,14 @@ use libtest_mimic::Trial;
 
 use crate::{
     fixture::{self, TEXT},
-    host::{Task, compare},
+    host::{Lines, Task, compare},
 };
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// An applet's command lines, one a line; the words are separated by one space, `|` at the start
-/// gives [`TEXT`] on standard input, and `␣` stands for a space within a word.
+/// An applet's command lines, one a line; the words are separated by one space, and `␣` stands for a
+/// space within a word. `|` at the start gives [`TEXT`] on standard input; `~` compares the lines of
+/// the output in any order.
 const APPLETS: &[(&str, &str)] = &[
     ("[", "[ -f text ]\n[ 1 -gt 2 ]\n[ a = b ]\n["),
     ("[[", "[[ -d tree ]]\n[[ abc == a* ]]"),
@@ -54,14 +55,17 @@ const APPLETS: &[(&str, &str)] = &[
     ("echo", "echo hello world\necho -n x\necho -e a\\tb"),
     ("ed", "|ed -s text"),
     ("egrep", "egrep -c (fox|dog) text"),
-    ("env", "env -i A=1 B=two\nenv -u HOME"),
+    ("env", "env -i A=1 B=two"),
     ("expand", "expand dos\n|expand -t 4"),
     ("expr", "expr 6 * 7\nexpr abc : a\\(.\\)\nexpr 1 = 2"),
     ("factor", "factor 1234567890 97 18446744073709551557"),
     ("fallocate", "fallocate -l 5000 new"),
     ("false", "false"),
     ("fgrep", "fgrep -n o text"),
-    ("find", "find tree -type f\nfind tree -name *.txt -size -5\nfind tree -newer text\nfind none"),
+    (
+        "find",
+        "~find tree -type f\n~find tree -name *.txt -size -5\nfind tree -newer text\nfind none",
+    ),
     ("fold", "fold -w 10 text\nfold -sw 12 text"),
     ("getopt", "getopt -o ab: -- -a -b value rest\ngetopt -l long: -o x -- --long=v -y"),
     ("grep", "grep -n fox text words\ngrep -ri LEAF tree\ngrep -vc o text\ngrep none text"),
@@ -75,7 +79,7 @@ const APPLETS: &[(&str, &str)] = &[
     ("link", "link text hard"),
     ("ln", "ln -s text link\nln text hard\nln text words"),
     ("logname", "logname"),
-    ("ls", "ls -1\nls -laR tree\nls -l none\nls -F tree\nls --color=always tree"),
+    ("ls", "ls -1\nls -aR tree\nls -l none\nls -F tree\nls --color=always tree"),
     ("lzcat", "lzcat text.lzma"),
     ("lzop", "lzop -c text"),
     ("md5sum", "md5sum text large\n|md5sum\nmd5sum -c text"),
@@ -83,7 +87,7 @@ const APPLETS: &[(&str, &str)] = &[
     ("mkfifo", "mkfifo -m 640 fifo"),
     ("mknod", "mknod fifo p\nmknod null c 1 3"),
     ("mkpasswd", "mkpasswd -m sha512 -S saltsalt password\nmkpasswd -m md5 -S saltsalt password"),
-    ("mktemp", "mktemp -u -p none XXXXXX"),
+    ("mktemp", "mktemp -p none XXXXXX"),
     ("more", "more text"),
     ("mv", "mv text renamed\nmv -v words tree\nmv none x"),
     ("nl", "nl text\nnl -ba -w 3 text"),
@@ -94,7 +98,7 @@ const APPLETS: &[(&str, &str)] = &[
     ("patch", "patch -i patch\npatch -R -p0 -i patch"),
     ("pidof", "pidof none-such"),
     ("printf", "printf %d-%s-%x\\n 42 text 255\nprintf %5.2f|%e 3.14159 1000000"),
-    ("readlink", "readlink none\nreadlink -f tree/../text"),
+    ("readlink", "readlink none\nreadlink -f /dev/../dev/./null"),
     ("realpath", "realpath /usr/../dev/./null\nrealpath none/x"),
     ("rev", "rev text"),
     ("rm", "rm text\nrm -r tree\nrm none\nrm -f none\nrm tree"),
@@ -115,13 +119,13 @@ const APPLETS: &[(&str, &str)] = &[
     ("shuf", "shuf -n 0 text\nshuf -i 5-5"),
     ("sleep", "sleep 0.1\nsleep x"),
     ("sort", "sort words\nsort -nr -k 2 numbers\nsort -u words\n|sort -f\nsort -c text"),
-    ("stat", "stat -c %n,%s,%a,%F text tree\nstat none"),
+    ("stat", "stat -c %n,%s,%a,%F text words\nstat none"),
     ("strings", "strings binary\nstrings -n 3 -t x binary"),
     ("stty", "stty -a"),
     ("sync", "sync"),
     ("tac", "tac text\n|tac"),
     ("tail", "tail -n 2 text\ntail -c 20 text\ntail -n +3 text\n|tail"),
-    ("tar", "tar tvf archive.tar\ntar xf archive.tar\ntar cf new.tar tree\ntar czf new.tgz tree"),
+    ("tar", "tar tvf archive.tar\ntar xf archive.tar\ntar cf new.tar tree"),
     ("tee", "|tee one two\n|tee -a text"),
     ("test", "test -s text\ntest -e none\ntest 3 -lt 4 -a x != y"),
     ("touch", "touch new text\ntouch -d @5 text\ntouch -c none"),
@@ -178,9 +182,14 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Result<Vec<Trial>, String> 
                     Some(line) => (Input::Bytes(TEXT.into()), line),
                     None => (Input::Null, line),
                 };
+                let (lines, line) = match line.strip_prefix('~') {
+                    Some(line) => (Lines::InAnyOrder, line),
+                    None => (Lines::InOrder, line),
+                };
                 let words = line.split(' ').map(|word| word.replace('␣', " "));
                 let mut task = Task::new([BUSYBOX.to_owned()].into_iter().chain(words));
                 task.input = input;
+                task.lines = lines;
                 task.files = Some(fixture::folder()?);
                 compare(&task)
             }));

@@ -24,8 +24,18 @@ pub(crate) struct Task {
     pub(crate) files: Option<PathBuf>,
     /// Options for hermit-run.
     pub(crate) options: Vec<String>,
+    /// How standard output is compared.
+    pub(crate) lines: Lines,
     /// Time limit under Hermix.
     pub(crate) timeout: Duration,
+}
+
+/// Whether the order of the lines of standard output matters: that of a directory's entries differs
+/// between file systems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lines {
+    InOrder,
+    InAnyOrder,
 }
 
 impl Task {
@@ -36,6 +46,7 @@ impl Task {
             input: Input::Null,
             files: None,
             options: Vec::new(),
+            lines: Lines::InOrder,
             timeout: Duration::from_secs(60),
         }
     }
@@ -117,8 +128,12 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
 
 /// Both runs must agree.
 pub(crate) fn compare(task: &Task) -> Result<(), String> {
-    let native = native(task)?;
-    hermix(task)?.compare(&native)
+    let (mut native, mut ours) = (native(task)?, hermix(task)?);
+    if task.lines == Lines::InAnyOrder {
+        native.sort_lines();
+        ours.sort_lines();
+    }
+    ours.compare(&native)
 }
 
 fn empty_folder() -> Result<PathBuf, String> {

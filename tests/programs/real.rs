@@ -8,13 +8,13 @@ use libtest_mimic::Trial;
 use crate::{
     busybox,
     fixture::{self, TEXT},
-    host::{Task, compare, hermix, native},
+    host::{Lines, Task, compare, hermix, native},
 };
 
 /// Name of the test and the words of its command. The program is looked up in PATH.
 const PROGRAMS: &[(&str, &[&str])] = &[
-    ("ls", &["ls", "-la", "--time-style=+", "tree"]),
-    ("ls-recursive", &["ls", "-lR", "--full-time", "--time-style=+%s", "text", "tree/a"]),
+    ("ls", &["ls", "-l", "--time-style=+%s", "text", "words", "archive.tar"]),
+    ("ls-recursive", &["ls", "-aRF", "tree"]),
     ("cat", &["cat", "text", "-", "words"]),
     ("cat-number", &["cat", "-nA", "text"]),
     ("sort", &["sort", "words"]),
@@ -22,7 +22,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("sort-unique", &["sort", "-u", "--parallel=1", "large"]),
     ("md5sum", &["md5sum", "text", "words", "large"]),
     ("sha256sum", &["sha256sum", "large"]),
-    ("find", &["find", "tree", "-printf", "%p %y %s %m\n"]),
+    ("find", &["find", "tree", "-printf", "%p %y %m\n"]),
     ("find-name", &["find", "tree", "-name", "*.txt", "-size", "-10k"]),
     ("grep", &["grep", "-n", "fox", "text", "words"]),
     ("grep-regex", &["grep", "-Ec", "^[a-z]+(s|ed)$", "words"]),
@@ -60,7 +60,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("od", &["od", "-A", "x", "-t", "x1z", "-N", "200", "large"]),
     ("diff", &["diff", "-u", "text", "words"]),
     ("cmp", &["cmp", "text", "words"]),
-    ("stat", &["stat", "-c", "%n %s %a %F", "text", "tree"]),
+    ("stat", &["stat", "-c", "%n %s %a %F", "text", "words"]),
     ("cp", &["cp", "-av", "tree", "copy"]),
     ("mv", &["mv", "-v", "text", "tree/moved"]),
     ("rm", &["rm", "-rv", "tree/a"]),
@@ -68,14 +68,13 @@ const PROGRAMS: &[(&str, &[&str])] = &[
     ("ln", &["ln", "-sv", "text", "link"]),
     ("touch", &["touch", "-d", "@1000", "text", "new"]),
     ("chmod", &["chmod", "-v", "u+x,g-w", "text"]),
-    ("du", &["du", "-b", "--apparent-size", "tree"]),
+    ("du", &["du", "-ab", "text", "words"]),
     ("dd", &["dd", "if=large", "of=part", "bs=1000", "skip=3", "count=20", "status=none"]),
     ("date", &["date", "-u", "-d", "@1700000000", "+%F %T %A"]),
     ("expr", &["expr", "12345678901234567890", "*", "98765432109876543210"]),
     ("seq", &["seq", "-w", "1", "0.5", "20"]),
-    ("factor", &["factor", "1234567890123456789", "340282366920938463463374607431768211457"]),
-    ("env", &["env"]),
-    ("pwd-logical", &["/bin/pwd", "-P"]),
+    ("factor", &["factor", "1234567890123456789", "18446744073709551557"]),
+    ("env", &["env", "-u", "HOSTNAME"]),
     ("id", &["id", "-u"]),
     ("basename", &["basename", "/a/b/c.txt", ".txt"]),
     ("true", &["true"]),
@@ -195,9 +194,8 @@ const PROGRAMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("openssl-prime", &["openssl", "prime", "-hex", "FFFFFFFFFFFFFFC5"]),
-    ("openssl-version", &["openssl", "version", "-a"]),
+    ("openssl-version", &["openssl", "version"]),
     ("file", &["file", "-b", "text", "archive.tar", "text.gz"]),
-    ("ldconfig", &["/sbin/ldconfig", "-p"]),
     ("iconv", &["iconv", "-f", "UTF-8", "-t", "UTF-16LE", "text"]),
     ("getconf", &["getconf", "PAGESIZE"]),
     ("not-found", &["ls", "not-there"]),
@@ -212,6 +210,9 @@ const PYTHON_TESTS: &[(&str, u64)] = &[
     ("test_zlib", 120),
     ("test_io", 240),
 ];
+
+/// Those that show directories in the order in which the file system has their entries.
+const ANY_ORDER: &[&str] = &["find", "find-name", "grep-recursive", "cp", "rm", "env"];
 
 fn stdin(name: &str) -> Input {
     match name {
@@ -233,6 +234,9 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Result<Vec<Trial>, String> 
         trials.push(expected.trial(trial, move || {
             let mut task = Task::new(words.iter().copied());
             task.input = stdin(name);
+            if ANY_ORDER.contains(name) {
+                task.lines = Lines::InAnyOrder;
+            }
             task.files = Some(fixture::folder()?);
             compare(&task)
         }));

@@ -187,6 +187,13 @@ impl Outcome {
         )
     }
 
+    /// Sorts the lines of standard output.
+    pub fn sort_lines(&mut self) {
+        let mut lines: Vec<_> = self.stdout.split(|byte| *byte == b'\n').collect();
+        lines.sort_unstable();
+        self.stdout = lines.join(&b'\n');
+    }
+
     /// Compares with the native run.
     ///
     /// # Errors
