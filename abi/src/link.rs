@@ -165,6 +165,24 @@ impl Record {
     }
 }
 
+/// The frame of a [`Record::Fatal`], written to `buffer` without allocating: for a kernel whose
+/// memory is exhausted. The text is cut to what fits.
+#[must_use]
+pub fn fatal_frame<'a>(text: &str, buffer: &'a mut [u8]) -> &'a [u8] {
+    // An enum is encoded as its variant's number and the variant's fields.
+    const FATAL: u32 = 2;
+    const OVERHEAD: usize = HEADER_LEN + 16;
+    let mut len = text.len().min(buffer.len().saturating_sub(OVERHEAD));
+    while !text.is_char_boundary(len) {
+        len -= 1;
+    }
+    let Some((head, body)) = buffer.split_at_mut_checked(HEADER_LEN) else { return &[] };
+    let Ok(written) = postcard::to_slice(&(FATAL, &text[..len]), body) else { return &[] };
+    let payload_len = written.len();
+    head.copy_from_slice(&header(Kind::Record, payload_len));
+    &buffer[..HEADER_LEN + payload_len]
+}
+
 impl Event {
     /// The whole frame, header included.
     #[must_use]
@@ -259,6 +277,16 @@ mod tests {
             assert_eq!(seen[1], (Kind::Stdout, b"abc".to_vec()));
             assert_eq!(seen[2], (Kind::Stdin, Vec::new()));
         }
+    }
+
+    #[test]
+    fn a_fatal_record_needs_no_allocation() {
+        let record = Record::Fatal("out of m\u{e9}mory".into());
+        let mut buffer = [0; 64];
+        assert_eq!(fatal_frame("out of m\u{e9}mory", &mut buffer), record.to_frame());
+        let mut short = [0; HEADER_LEN + 16 + 9];
+        let cut = fatal_frame("out of m\u{e9}mory", &mut short);
+        assert_eq!(Record::decode(&cut[HEADER_LEN..]), Ok(Record::Fatal("out of m".into())));
     }
 
     #[test]

@@ -1,21 +1,48 @@
 //! The kernel's own end: a message with a backtrace, for `hermit-run` to put names to.
 
-use alloc::{format, string::String};
 use core::{
-    fmt::Write,
+    fmt::{self, Write},
     panic::PanicInfo,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use hx_abi::link::Record;
+use hx_abi::link::fatal_frame;
 use hx_syscalls::task::UserRegs;
 
 use crate::machine::{self, KERNEL_BASE, KERNEL_HALF};
 
+/// Text of limited length, on the stack: the heap may be what has run out.
+struct Text {
+    bytes: [u8; 1536],
+    len: usize,
+}
+
+impl Text {
+    fn new() -> Self {
+        Self { bytes: [0; 1536], len: 0 }
+    }
+
+    fn as_str(&self) -> &str {
+        match core::str::from_utf8(&self.bytes[..self.len]) {
+            Ok(text) => text,
+            Err(error) => core::str::from_utf8(&self.bytes[..error.valid_up_to()]).unwrap_or(""),
+        }
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let len = text.len().min(self.bytes.len() - self.len);
+        self.bytes[self.len..self.len + len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len += len;
+        Ok(())
+    }
+}
+
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// Return addresses on the stack whose frame pointer is `rbp`, innermost first.
-fn backtrace(mut rbp: u64, text: &mut String) {
+fn backtrace(mut rbp: u64, text: &mut Text) {
     for _ in 0..40 {
         // Frames lie on kernel stacks or the boot stack.
         if rbp < KERNEL_HALF || !rbp.is_multiple_of(8) || !machine::is_mapped_stack(rbp) {
@@ -47,19 +74,22 @@ pub fn fatal_exception(vector: u8, error: u64, address: u64, regs: &UserRegs) ->
         18 => "machine check",
         _ => "exception",
     };
-    let mut text = format!(
+    let mut text = Text::new();
+    let _ = write!(
+        text,
         "kernel panic: {what} (vector {vector}, error {error:#x}, address {address:#x})\n  at [<{:016x}>]",
         regs.rip
     );
     backtrace(regs.rbp, &mut text);
-    last_words(text)
+    last_words(&text)
 }
 
-fn last_words(text: String) -> ! {
+fn last_words(text: &Text) -> ! {
+    let text = text.as_str();
     let _ = writeln!(machine::Serial, "{text}");
+    let mut frame = [0; 1600];
     // SAFETY: nothing else runs any more on this machine.
-    unsafe { machine::link::force_unlock() };
-    machine::link::transmit(&Record::Fatal(text).to_frame(), &[]);
+    unsafe { machine::link::transmit_last(fatal_frame(text, &mut frame)) };
     machine::power_off()
 }
 
@@ -69,7 +99,14 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         let _ = writeln!(machine::Serial, "panic while panicking: {info}");
         machine::power_off();
     }
-    let mut text = format!("kernel panic: {info}");
+    let mut text = Text::new();
+    // What the standard library says of an allocation that failed is no help to the user.
+    let _ = match crate::memory::frames::info().free_frames {
+        0..16 => {
+            write!(text, "kernel out of memory: give the virtual machine more with -m ({info})")
+        }
+        _ => write!(text, "kernel panic: {info}"),
+    };
     backtrace(machine::frame_pointer(), &mut text);
-    last_words(text)
+    last_words(&text)
 }

@@ -129,11 +129,19 @@ pub fn has_received() -> bool {
     DEVICE.lock().as_ref().is_some_and(|device| device.receive.can_pop())
 }
 
-/// Unlocks the device for a panicking kernel's last words.
+/// Sends a panicking kernel's last words, without allocating, whoever holds the device.
 ///
 /// # Safety
 /// Nothing else runs on this machine any more.
-pub unsafe fn force_unlock() {
+pub unsafe fn transmit_last(frame: &[u8]) {
     // SAFETY: by the caller.
     unsafe { DEVICE.force_unlock() };
+    let mut slot = DEVICE.lock();
+    let Some(device) = slot.as_mut() else { return };
+    // The staging buffer has its capacity from the start.
+    device.staging.clear();
+    let len = frame.len().min(TRANSMIT_LEN);
+    device.staging.extend_from_slice(&frame[..len]);
+    // The end of the machine follows whether or not this works.
+    let _ = device.send_staged();
 }
