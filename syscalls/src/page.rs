@@ -16,6 +16,17 @@ pub const PAGE_SIZE: usize = 4096;
 #[error("out of memory")]
 pub struct OutOfMemory;
 
+/// Whether so little memory is free that new files, processes and the like are refused: what is left
+/// is for the kernel's own needs and for the programs that are running already.
+#[must_use]
+pub fn is_memory_low() -> bool {
+    let info = platform().memory_info();
+    info.free_frames < (info.total_frames / 32).clamp(LOW_FRAMES.start, LOW_FRAMES.end)
+}
+
+/// The least and the most frames that count as low: 128 KiB and 16 MiB.
+const LOW_FRAMES: core::ops::Range<u64> = 32..4096;
+
 impl From<OutOfMemory> for Errno {
     fn from(_: OutOfMemory) -> Self {
         Errno::ENOMEM

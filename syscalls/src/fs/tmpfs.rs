@@ -34,7 +34,7 @@ use super::{
 use crate::{
     Errno,
     mm::{Fault, FileIdentity, Mappers, Mapping},
-    page::{OutOfMemory, PAGE_SIZE, Page},
+    page::{OutOfMemory, PAGE_SIZE, Page, is_memory_low},
     platform::platform,
     sync::{BlockingMutex, Mutex, Once},
     task::{Capability, Thread},
@@ -276,6 +276,9 @@ impl FileData {
         let mut cache = self.cache.lock();
         if let Some(Slot::Private(page)) = cache.slots.get(&index) {
             return Ok((page.clone(), None));
+        }
+        if is_memory_low() {
+            return Err(OutOfMemory);
         }
         let page = self.copy_of(&cache, index)?;
         let former = if cache.is_data(index) {
@@ -798,6 +801,9 @@ impl Inode for TmpfsInode {
     }
 
     fn create(&self, name: Option<&[u8]>, new: &NewInode<'_>) -> Result<Arc<dyn Inode>, Errno> {
+        if is_memory_low() {
+            return Err(Errno::ENOSPC);
+        }
         let content = match new.kind {
             NewKind::Regular => Content::Regular(FileData::named()),
             NewKind::Directory => Content::Directory,

@@ -170,6 +170,9 @@ fn clone3(ctx: &mut Ctx<'_>, args: UserAddr, size: usize) -> SysResult {
 
 /// The combinations that `copy_process` refuses.
 fn check(ctx: &Ctx<'_>, request: &Request) -> Result<(), Errno> {
+    if crate::page::is_memory_low() {
+        return Err(Errno::ENOMEM);
+    }
     let both = |a: u32, b: u32| request.has(a) && request.has(b);
     let clears_handlers = request.flags & linux::CLONE_CLEAR_SIGHAND != 0;
     if both(linux::CLONE_NEWNS, linux::CLONE_FS)
