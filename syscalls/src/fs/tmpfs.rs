@@ -136,6 +136,19 @@ enum View {
 }
 
 impl Cache {
+    /// Zeros what lies between the end of the file and `to` in the last page, before the file grows
+    /// there: a mapping can have been written beyond the end.
+    fn zero_gap(&self, to: u64) {
+        let start = self.size % PAGE;
+        if start != 0
+            && to > self.size
+            && let Some(Slot::Private(page)) = self.slots.get(&(self.size / PAGE))
+        {
+            let end = (to - self.size + start).min(PAGE);
+            page.zero(start as usize, (end - start) as usize);
+        }
+    }
+
     fn base_pages(&self) -> u64 {
         self.base_visible.div_ceil(PAGE)
     }
@@ -300,6 +313,7 @@ impl FileData {
     fn write(&self, from: &mut dyn Source, offset: u64) -> Result<usize, Errno> {
         let mut done = 0;
         let mut result = Ok(());
+        self.cache.lock().zero_gap(offset);
         while from.remaining() > 0 {
             let at = offset + done as u64;
             let room = MAX_FILE_SIZE.saturating_sub(at);
@@ -344,6 +358,7 @@ impl FileData {
         let former = {
             let mut cache = self.cache.lock();
             if size >= cache.size {
+                cache.zero_gap(size);
                 cache.size = size;
                 return Ok(());
             }
@@ -1065,7 +1080,7 @@ impl Mapping for TmpfsInode {
         if self.seals() & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);
         }
-        data.punch(range.start, range.end)?;
+        data.punch(range.start.saturating_mul(PAGE), range.end.saturating_mul(PAGE))?;
         self.changed();
         Ok(())
     }

@@ -4,6 +4,7 @@ mod attr;
 mod copy;
 mod differential;
 mod image;
+mod mapped;
 mod model;
 mod mounts;
 mod names;
