@@ -33,6 +33,7 @@ pub mod fs;
 pub mod mm;
 pub mod page;
 pub mod platform;
+pub mod strace;
 pub mod sync;
 pub mod table;
 pub mod task;

@@ -251,9 +251,13 @@ const fn build() -> [Option<Call>; TABLE_LEN] {
 /// # Errors
 /// The call's own.
 pub fn dispatch(ctx: &mut Ctx<'_>, number: u64, arguments: [u64; 6]) -> SysResult {
-    match TABLE.get(number as usize) {
-        Some(Some(call)) => (call.handler)(ctx, arguments),
-        _ => Err(crate::Errno::ENOSYS),
+    let call = TABLE.get(number as usize).and_then(Option::as_ref);
+    if ctx.thread.process.system.config.strace {
+        return crate::strace::traced(ctx, call, number, arguments);
+    }
+    match call {
+        Some(call) => (call.handler)(ctx, arguments),
+        None => Err(crate::Errno::ENOSYS),
     }
 }
 

@@ -459,16 +459,26 @@ impl TestProcess {
     /// A process on `machine`, which becomes this std thread's.
     #[must_use]
     pub fn on(machine: Arc<Machine>) -> Self {
+        Self::made(machine, test_config())
+    }
+
+    /// A process on a new [`Machine`] that has been started with this configuration.
+    #[must_use]
+    pub fn configured(config: RunConfig) -> Self {
+        Self::made(Machine::new(), config)
+    }
+
+    fn made(machine: Arc<Machine>, config: RunConfig) -> Self {
         let former_machine = LOCAL.with_borrow_mut(|local| local.machine.replace(machine.clone()));
-        let thread = Self::make_thread();
+        let thread = Self::make_thread(config);
         core::mem::forget(Current::enter(&thread));
         Self { machine, thread, former_machine }
     }
 
     /// The one place where this module builds a process: to be kept up with `task`.
-    fn make_thread() -> Arc<Thread> {
+    fn make_thread(config: RunConfig) -> Arc<Thread> {
         let space = AddressSpace::new(mm::Layout::default()).expect("memory for a test process");
-        let system = System::new(test_config());
+        let system = System::new(config);
         let thread = Thread::first(system, FdTable::new(), Credentials::new(0, 0));
         thread.process.replace_memory(Some(space));
         thread

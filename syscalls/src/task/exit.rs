@@ -89,6 +89,9 @@ fn end_process(last: &Thread) {
     if process.pid == 1 {
         process.system.end(exit);
     }
+    if process.system.config.strace {
+        crate::strace::ended(last, exit);
+    }
     become_zombie(last, exit);
     process.exit_event.wake_all();
 }

@@ -113,6 +113,9 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
             continue;
         }
         let Some(info) = thread.take_signal(!thread.mask()) else { break };
+        if thread.process.system.config.strace {
+            crate::strace::signal(thread, &info);
+        }
         act(ctx, &info, &mut interrupted);
     }
     if let Some(errno) = interrupted {
