@@ -220,7 +220,11 @@ impl CodePatcher for Rewriter {
 
     fn original_address(&self, at: UserAddr) -> UserAddr {
         let modules = self.modules.read();
-        let module = modules.iter().find(|module| module.stubs.contains(&at.0));
+        // Padding in the code may hold a jump to a stub: it stands for the site as well.
+        let module = modules
+            .iter()
+            .rev()
+            .find(|module| module.stubs.contains(&at.0) || module.code.contains(&at.0));
         let original =
             module.and_then(|module| module.plan.original_address(&module.placement, at.0));
         original.map_or(at, UserAddr)

@@ -382,6 +382,12 @@ mod tests {
         assert_eq!(original(33), Some(BIAS + 0x2000));
         assert_eq!(original(34), Some(BIAS + 0x2010));
         assert_eq!(original(47), None);
+        let in_text = |address| plan.original_address(&placement, BIAS + address);
+        assert_eq!(in_text(0x2020), Some(BIAS + 0x2010));
+        assert_eq!(in_text(0x2024), Some(BIAS + 0x2010));
+        for own in [0x1ffb, 0x2000, 0x2010, 0x201f, 0x2025, u64::MAX - BIAS] {
+            assert_eq!(in_text(own), None);
+        }
         assert_eq!(plan.original_address(&placement, STUBS - 1), None);
         assert_eq!(plan.resume_address(&placement, BIAS + 0x2040), Some(STUBS + 20));
         assert_eq!(plan.resume_address(&placement, BIAS + 0x2041), None);

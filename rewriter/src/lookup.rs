@@ -4,7 +4,7 @@
 
 use crate::{
     apply::Placement,
-    format::{Plan, SLOT_LEN},
+    format::{JUMP_LEN, Plan, SLOT_LEN},
 };
 
 impl Plan {
@@ -16,9 +16,30 @@ impl Plan {
     /// thread may also be resumed there: it re-enters the patch, or goes on in original code, or
     /// traps and is resumed by way of [`Plan::resume_address`].
     ///
-    /// `None` for an address that is in no stub.
+    /// The padding that holds a long jump stands for the site that jumps there.
+    ///
+    /// `None` for an address that is its own original.
     #[must_use]
     pub fn original_address(&self, placement: &Placement, address: u64) -> Option<u64> {
+        self.stub_origin(placement, address).or_else(|| self.hole_origin(placement, address))
+    }
+
+    fn hole_origin(&self, placement: &Placement, address: u64) -> Option<u64> {
+        let address = address.wrapping_sub(placement.load_bias());
+        // A hole is at most so far from its patch.
+        let reach = u64::from(i8::MIN.unsigned_abs()) + JUMP_LEN as u64;
+        let first =
+            self.patches.partition_point(|patch| patch.address.saturating_add(reach) < address);
+        let near = self.patches.get(first..)?.iter();
+        let mut near = near.take_while(|patch| patch.address <= address.saturating_add(reach));
+        let patch = near.find(|patch| {
+            let hole = patch.hole.and_then(|by| patch.address.checked_add_signed(by.into()));
+            hole.is_some_and(|hole| (hole..hole + JUMP_LEN as u64).contains(&address))
+        })?;
+        Some(patch.address.wrapping_add(placement.load_bias()))
+    }
+
+    fn stub_origin(&self, placement: &Placement, address: u64) -> Option<u64> {
         let offset = address.checked_sub(placement.stub_base())?;
         let offset = u32::try_from(offset).ok()?;
         let index = self.stubs.partition_point(|stub| stub.offset <= offset).checked_sub(1)?;

@@ -191,6 +191,45 @@ fn many_sites_are_planned() {
     assert_eq!(planned.report.found, 200_000);
 }
 
+/// `file` with a second, readable segment that holds `words`.
+fn with_data(mut file: Vec<u8>, words: &[u64]) -> Vec<u8> {
+    let offset = file.len().next_multiple_of(4096);
+    let text_end = 0x40_1000 + (file.len() - 0x1000) as u64;
+    let address = text_end.next_multiple_of(4096) + offset as u64 % 4096;
+    file[56..58].copy_from_slice(&2_u16.to_le_bytes());
+    let len = words.len() as u64 * 8;
+    let mut header = [1_u32.to_le_bytes(), 4_u32.to_le_bytes()].concat();
+    for word in [offset as u64, address, address, len, len, 4096] {
+        header.extend_from_slice(&word.to_le_bytes());
+    }
+    file[64 + 56..64 + 112].copy_from_slice(&header);
+    file.resize(offset, 0);
+    file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    file
+}
+
+#[test]
+fn pointers_into_a_long_run_that_fails_are_given_up() {
+    // Decoding from each pointer to the invalid end anew would take hours.
+    let mut text = vec![0xc3];
+    text.resize(1 << 20, 0x90);
+    text.extend([0x0f, 0x05, 0x06]);
+    let words: Vec<u64> = (0..1 << 18).map(|n| 0x40_1001 + n * 4).collect();
+    let planned = plan(&with_data(minimal(&text), &words)).expect("a plan");
+    assert_eq!(planned.report.found, 0);
+}
+
+#[test]
+fn code_that_only_data_points_to_is_found() {
+    let text = [0xc3, 0x90, 0x90, 0x90, 0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3];
+    let planned = plan(&with_data(minimal(&text), &[0x40_1004])).expect("a plan");
+    assert_eq!((planned.report.found, planned.report.patched), (1, 1));
+    // Without a number, nothing but the pointer says that it is code.
+    let text = [0xc3, 0x90, 0x90, 0x90, 0x48, 0x89, 0xc7, 0x90, 0x90, 0x0f, 0x05, 0xc3];
+    let report = plan(&with_data(minimal(&text), &[0x40_1004])).expect("a plan").report;
+    assert_eq!(report.left.get("unproven"), Some(&1));
+}
+
 #[test]
 fn other_files_are_refused() {
     use hx_rewriter::plan::PlanError;
