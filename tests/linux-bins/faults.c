@@ -43,12 +43,7 @@ int main(int argc, char **argv) {
     CALL(write(1, (void *)(zero + 0x8000000000000000), 1));
     CALL(pipe((int *)read_only));
     CALL(open((char *)(data + PAGE), O_RDONLY));
-    // Floating point exceptions that are unmasked.
-    unsigned mxcsr = 0x1f80 & ~(1 << 9), normal = 0x1f80;
-    volatile double none = 0, one = 1;
-    FAULT({ __asm__ volatile("ldmxcsr %0" ::"m"(mxcsr)); none = one / none; });
-    __asm__ volatile("ldmxcsr %0" ::"m"(normal));
-    printf("%f\n", one / none);
+    // An x87 exception that is unmasked. (QEMU without KVM has none for SSE.)
     unsigned short control = 0x37f & ~4;
     FAULT({ __asm__ volatile("fldcw %0; fld1; fldz; fdivrp; fwait" ::"m"(control)); });
     __asm__ volatile("fninit");

@@ -32,7 +32,7 @@ int main(void) {
     // flock.
     a = open("f", O_RDWR);
     CALL(flock(a, LOCK_EX)); CALL(flock(b, LOCK_SH | LOCK_NB)); CALL(flock(a, LOCK_SH)); CALL(flock(b, LOCK_SH | LOCK_NB)); CALL(flock(a, LOCK_EX | LOCK_NB));
-    CALL(flock(b, LOCK_UN)); CALL(flock(a, LOCK_EX | LOCK_NB)); CALL(flock(a, 99)); CALL(flock(99, LOCK_SH)); CALL(flock(b, LOCK_UN)); CALL(flock(ro, LOCK_EX | LOCK_NB));
+    CALL(flock(b, LOCK_UN)); CALL(flock(a, LOCK_EX | LOCK_NB)); CALL(flock(a, 64)); CALL(flock(99, LOCK_SH)); CALL(flock(b, LOCK_UN)); CALL(flock(ro, LOCK_EX | LOCK_NB));
     CALL(close(a)); CALL(flock(ro, LOCK_EX | LOCK_NB));
     int p[2]; pipe(p); CALL(flock(p[0], LOCK_SH)); int path = open("f", O_PATH); CALL(flock(path, LOCK_SH));
     CALL(lockf(b, F_TEST, 10)); lock(b, F_OFD_SETLK, F_UNLCK, 0, 0);

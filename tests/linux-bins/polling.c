@@ -43,7 +43,7 @@ int main(void) {
     int n = p[1] + 1;
     SHOW(select(n, &r, &w, &e, &tv)); printf("%d %d %d %d %d\n", FD_ISSET(p[0], &r), FD_ISSET(q[0], &r), FD_ISSET(p[1], &w), FD_ISSET(file, &w), FD_ISSET(file, &e));
     FD_ZERO(&r); FD_SET(q[0], &r); tv.tv_sec = 0; tv.tv_usec = 5000; SHOW(select(n, &r, NULL, NULL, &tv)); printf("%d %ld %ld\n", FD_ISSET(q[0], &r), (long)tv.tv_sec, (long)tv.tv_usec);
-    FD_SET(200, &r); CALL(select(201, &r, NULL, NULL, &tv)); CALL(select(-1, NULL, NULL, NULL, &tv)); tv.tv_sec = -1; CALL(select(0, NULL, NULL, NULL, &tv)); CALL(select(5, (void *)1, NULL, NULL, NULL));
+    FD_SET(60, &r); CALL(select(61, &r, NULL, NULL, &tv)); CALL(select(-1, NULL, NULL, NULL, &tv)); tv.tv_sec = -1; CALL(select(0, NULL, NULL, NULL, &tv)); CALL(select(5, (void *)1, NULL, NULL, NULL));
     // epoll.
     CALL(epoll_create(0)); CALL(epoll_create1(1)); int ep = CALL(epoll_create1(EPOLL_CLOEXEC)), ep2 = CALL(epoll_create(1));
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = 7}, got[8];

@@ -10,7 +10,7 @@ struct statx { uint32_t stx_mask, stx_blksize; uint64_t stx_attributes; uint32_t
 #endif
 static void show(const char *name, struct stat *st) {
     printf("%s: mode %o links %d uid %d gid %d size %lld blksize %ld rdev %x blocks %lld\n", name, st->st_mode, S_ISDIR(st->st_mode) ? 0 : (int)st->st_nlink,
-        st->st_uid, st->st_gid, S_ISDIR(st->st_mode) ? 0 : (long long)st->st_size, (long)st->st_blksize, (unsigned)st->st_rdev, (long long)st->st_blocks);
+        st->st_uid, st->st_gid, S_ISDIR(st->st_mode) ? 0 : (long long)st->st_size, (long)st->st_blksize, (unsigned)st->st_rdev, S_ISDIR(st->st_mode) ? 0 : (long long)st->st_blocks);
 }
 static void all(const char *path) {
     struct stat st, lst;
@@ -26,7 +26,7 @@ int main(void) {
     const char *paths[] = {"file", "dir", "link", "dangling", "fifo", "big", "none", "file/x", "", "dir/.", "dir/..", "link/", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"};
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) all(paths[i]);
     stat("file", &st); stat("link", &st2); CHECK(st.st_ino == st2.st_ino && st.st_dev == st2.st_dev); lstat("link", &st2); CHECK(st.st_ino != st2.st_ino);
-    CALL(fstat(99, &st)); CALL(syscall(SYS_stat, "file", 1)); CALL(stat((void *)1, &st)); CALL(fstat(fd, &st)); CALL(fstat(0, &st)); SHOW(S_ISCHR(st.st_mode));
+    CALL(fstat(99, &st)); CALL(syscall(SYS_stat, "file", 1)); CALL(stat((void *)1, &st)); CALL(fstat(fd, &st));
     CALL(fstatat(AT_FDCWD, "link", &st, AT_SYMLINK_NOFOLLOW)); SHOW(S_ISLNK(st.st_mode)); CALL(fstatat(fd, "", &st, AT_EMPTY_PATH)); SHOW(st.st_size); CALL(fstatat(fd, "", &st, 0)); CALL(fstatat(fd, "x", &st, 0)); CALL(fstatat(99, "/", &st, 0)); CALL(fstatat(AT_FDCWD, "file", &st, 0x4000)); CALL(fstatat(AT_FDCWD, "", &st, AT_EMPTY_PATH)); SHOW(S_ISDIR(st.st_mode));
     // statx.
     struct statx x;
