@@ -22,6 +22,7 @@ mod prepare;
 mod program;
 mod run;
 mod settings;
+mod symbols;
 mod terminal;
 mod tree;
 

@@ -25,7 +25,7 @@ use crate::{
     machine::{self, Engine, LogPort, Machine, Plan},
     prepare::{self, Origin},
     settings::{Output, Settings, Verbosity},
-    terminal,
+    symbols, terminal,
 };
 
 /// File name of the kernel where it is installed beside hermit-run.
@@ -122,6 +122,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         (Error::Machine(what), None) => {
             Error::Machine(what + "; --kernel-log - shows what the kernel says")
         }
+        (Error::Guest(what), _) => Error::Guest(symbols::annotate(&what, &kernel)),
         (error, _) => error,
     })?;
     let exit = outcome.exit.unwrap_or(Exit::Status(STATUS_FAILED));
