@@ -288,20 +288,19 @@ impl Drop for Registration {
 pub struct PollTable {
     target: Option<(Arc<dyn Wake>, Sharing)>,
     registrations: Vec<Registration>,
-    deadline_ns: Option<u64>,
 }
 
 impl PollTable {
     /// Only asks for the present state.
     #[must_use]
     pub fn query() -> Self {
-        Self { target: None, registrations: Vec::new(), deadline_ns: None }
+        Self { target: None, registrations: Vec::new() }
     }
 
     /// Registers `target` with every queue that the polled files name, until this is dropped.
     #[must_use]
     pub fn waking(target: Arc<dyn Wake>, sharing: Sharing) -> Self {
-        Self { target: Some((target, sharing)), registrations: Vec::new(), deadline_ns: None }
+        Self { target: Some((target, sharing)), registrations: Vec::new() }
     }
 
     /// To be called by a file's `poll`, *before* it looks at its state, for each queue that is
@@ -312,29 +311,8 @@ impl PollTable {
         }
     }
 
-    /// To be called by a file's `poll` when its state will change by itself at this time (of
-    /// [`crate::platform::Platform::monotonic_ns`]), without a wake-up.
-    pub fn expire_at(&mut self, deadline_ns: u64) {
-        self.deadline_ns = earliest(self.deadline_ns, Some(deadline_ns));
-    }
-
-    /// The earliest of [`Self::expire_at`].
-    #[must_use]
-    pub fn deadline_ns(&self) -> Option<u64> {
-        self.deadline_ns
-    }
-
     /// Registers nothing further; what has been registered stays.
     pub fn stop_watching(&mut self) {
         self.target = None;
-    }
-}
-
-/// The earlier of two deadlines, either of which may not exist.
-#[must_use]
-pub fn earliest(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
     }
 }

@@ -8,14 +8,14 @@
 //! Locks, in this order; none is held while a file is asked for its state:
 //! * [`EventPoll::items`]: which items there are, and changes of an item's interest;
 //! * a file's wait queue (held by whoever calls [`Item::wake_for`]);
-//! * [`EventPoll::ready`]: the ready list and the deadlines;
+//! * [`EventPoll::ready`]: the ready list;
 //! * the instance's own wait queues, which are the wait queues of instances that watch it.
 //!
 //! Instances may watch instances, up to [`MAX_NESTING`] levels and never in a circle, so wake-ups
 //! that pass along them take locks in one order.
 
 use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     string::String,
     sync::{Arc, Weak},
     vec,
@@ -33,12 +33,11 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
-    platform::platform,
     sync::Mutex,
     table::{Call, Fd, Flags},
     task::{Thread, signal::SignalSet},
     user::{UserPtr, write_bytes},
-    wait::{PollEvents, PollTable, Sharing, WaitError, WaitQueue, Waiter, Wake, Woken, earliest},
+    wait::{PollEvents, PollTable, Sharing, WaitError, WaitQueue, Waiter, Wake, Woken},
 };
 
 /// How deep instances may watch one another: links from the outermost to the innermost.
@@ -115,8 +114,6 @@ struct Item {
     is_listed: AtomicBool,
     /// Its place in the file's wait queues. These hold the item: cleared when it is removed.
     registrations: Mutex<Option<PollTable>>,
-    /// What it is known by among the deadlines; changed under the lock of [`EventPoll::ready`].
-    deadline_ns: Mutex<Option<u64>>,
     is_removed: AtomicBool,
 }
 
@@ -153,8 +150,6 @@ impl Wake for Item {
 #[derive(Default)]
 struct Ready {
     list: VecDeque<Arc<Item>>,
-    /// Items whose files change by themselves at a time (timers).
-    deadlines: BTreeSet<(u64, Key)>,
 }
 
 impl Ready {
@@ -237,49 +232,9 @@ impl EventPoll {
         woken
     }
 
-    /// Looks at an item's file now; notes when that changes by itself.
-    fn look(&self, item: &Arc<Item>, description: &FileDescription) -> PollEvents {
-        let mut table = PollTable::query();
-        let found = description.file.poll(&mut table);
-        self.note_deadline(item, table.deadline_ns());
-        found & item.interest.lock().wanted()
-    }
-
-    fn note_deadline(&self, item: &Arc<Item>, deadline_ns: Option<u64>) {
-        if *item.deadline_ns.lock() == deadline_ns {
-            return;
-        }
-        let mut ready = self.ready.lock();
-        let former = core::mem::take(&mut *item.deadline_ns.lock());
-        if let Some(former) = former {
-            ready.deadlines.remove(&(former, item.key()));
-        }
-        if let Some(deadline) = deadline_ns
-            && !item.is_removed()
-        {
-            ready.deadlines.insert((deadline, item.key()));
-            *item.deadline_ns.lock() = deadline_ns;
-        }
-    }
-
-    /// Lists the items whose time has come.
-    fn expire(&self) {
-        if self.ready.lock().deadlines.is_empty() {
-            return;
-        }
-        let now = platform().monotonic_ns();
-        let items = self.items.lock();
-        let mut ready = self.ready.lock();
-        while let Some(&(deadline, key)) = ready.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            ready.deadlines.pop_first();
-            if let Some(item) = items.get(&key) {
-                *item.deadline_ns.lock() = None;
-                ready.push(item);
-            }
-        }
+    /// The events that an item's file has now, of those that are wanted.
+    fn look(item: &Item, description: &FileDescription) -> PollEvents {
+        description.file.poll(&mut PollTable::query()) & item.interest.lock().wanted()
     }
 
     /// `EPOLL_CTL_ADD`.
@@ -302,7 +257,6 @@ impl EventPoll {
             interest: Mutex::new(interest),
             is_listed: AtomicBool::new(false),
             registrations: Mutex::new(None),
-            deadline_ns: Mutex::new(None),
             is_removed: AtomicBool::new(false),
         });
         {
@@ -321,7 +275,6 @@ impl EventPoll {
             if interest.has(linux::EPOLLEXCLUSIVE) { Sharing::Exclusive } else { Sharing::Shared };
         let mut table = PollTable::waking(item.clone(), sharing);
         let found = description.file.poll(&mut table) & interest.wanted();
-        let deadline_ns = table.deadline_ns();
         *item.registrations.lock() = Some(table);
         if item.is_removed() {
             // Closed by another thread meanwhile.
@@ -329,12 +282,8 @@ impl EventPoll {
             drop(registrations);
             return Ok(());
         }
-        self.note_deadline(&item, deadline_ns);
         if !found.is_empty() {
             self.ready.lock().push(&item);
-        }
-        // Those who sleep may have a deadline earlier than they know.
-        if !found.is_empty() || deadline_ns.is_some() {
             self.wake();
         }
         Ok(())
@@ -355,7 +304,7 @@ impl EventPoll {
             }
             *current = interest;
         }
-        if !self.look(&item, description).is_empty() {
+        if !Self::look(&item, description).is_empty() {
             self.ready.lock().push(&item);
             self.wake();
         }
@@ -373,14 +322,7 @@ impl EventPoll {
         // Out of the wait queues; dropped without the lock, which a waker may be waiting for.
         let registrations = item.registrations.lock().take();
         drop(registrations);
-        {
-            let mut ready = self.ready.lock();
-            ready.remove(item);
-            let deadline = item.deadline_ns.lock().take();
-            if let Some(deadline) = deadline {
-                ready.deadlines.remove(&(deadline, item.key()));
-            }
-        }
+        self.ready.lock().remove(item);
         if let Some(description) = item.description.upgrade()
             && let Some(nested) = description.file.as_any().downcast_ref::<EventPoll>()
         {
@@ -439,7 +381,7 @@ impl EventPoll {
             left -= 1;
             let Some(item) = self.ready.lock().pop() else { break };
             let Some(description) = item.description.upgrade() else { continue };
-            let found = self.look(&item, &description);
+            let found = Self::look(&item, &description);
             if found.is_empty() {
                 continue;
             }
@@ -492,7 +434,6 @@ impl EventPoll {
         deadline_ns: Option<u64>,
     ) -> Result<Batch, WaitError> {
         let collect = || {
-            self.expire();
             let batch = self.collect(max);
             (!batch.events.is_empty()).then_some(batch)
         };
@@ -511,14 +452,10 @@ impl EventPoll {
             }
             match waited {
                 Err(WaitError::Interrupted) => break WaitError::Interrupted,
-                Err(WaitError::TimedOut)
-                    if deadline_ns.is_some_and(|at| platform().monotonic_ns() >= at) =>
-                {
-                    break WaitError::TimedOut;
-                }
-                _ => {}
+                Err(WaitError::TimedOut) => break WaitError::TimedOut,
+                Ok(()) => {}
             }
-            waited = waiter.wait(thread, earliest(deadline_ns, self.next_deadline()));
+            waited = waiter.wait(thread, deadline_ns);
         };
         drop(registration);
         // A wake-up that came just now was for this thread alone: pass it on.
@@ -526,10 +463,6 @@ impl EventPoll {
             self.sleepers.wake_one();
         }
         Err(error)
-    }
-
-    fn next_deadline(&self) -> Option<u64> {
-        self.ready.lock().deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// The watched descriptors with their interests and data, for `/proc/<pid>/fdinfo`.
@@ -555,7 +488,6 @@ struct Batch {
 impl File for EventPoll {
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         table.watch(&self.watchers);
-        self.expire();
         // A listed item may have lost its events again: look until one has some.
         let mut left = self.ready.lock().list.len();
         let mut found = PollEvents::empty();
@@ -563,13 +495,10 @@ impl File for EventPoll {
             left -= 1;
             let Some(item) = self.ready.lock().pop() else { break };
             let Some(description) = item.description.upgrade() else { continue };
-            if !self.look(&item, &description).is_empty() {
+            if !Self::look(&item, &description).is_empty() {
                 found = PollEvents::READABLE;
                 self.ready.lock().push(&item);
             }
-        }
-        if let Some(deadline) = self.next_deadline() {
-            table.expire_at(deadline);
         }
         found
     }

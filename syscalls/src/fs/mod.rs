@@ -32,10 +32,12 @@ pub mod poll;
 pub mod proc;
 pub mod pseudo;
 pub(crate) mod rw;
+pub mod signalfd;
 pub mod special;
 pub mod stat;
 #[cfg(test)]
 mod tests;
+pub mod timerfd;
 pub mod tmpfs;
 pub mod tty;
 mod vfs;

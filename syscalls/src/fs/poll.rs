@@ -17,7 +17,7 @@ use crate::{
     task::{Thread, rlimit::Resource, signal::SignalSet},
     user::{UserAddr, UserPtr, read_bytes, write_bytes},
     user_struct,
-    wait::{PollEvents, PollTable, Sharing, WaitError, Waiter, earliest},
+    wait::{PollEvents, PollTable, Sharing, WaitError, Waiter},
 };
 
 user_struct!(linux::pollfd { fd, events, revents });
@@ -54,22 +54,19 @@ fn wait_for_events(
         PollTable::waking(waiter.clone(), Sharing::Shared)
     };
     let count = look(interests, &mut registered);
-    let mut expiry_ns = registered.deadline_ns();
     if count > 0 {
         return Ok(count);
     }
     loop {
-        let waited = waiter.wait(thread, earliest(deadline_ns, expiry_ns));
-        let mut table = PollTable::query();
-        let count = look(interests, &mut table);
-        expiry_ns = table.deadline_ns();
+        let waited = waiter.wait(thread, deadline_ns);
+        let count = look(interests, &mut PollTable::query());
         if count > 0 {
             return Ok(count);
         }
         match waited {
             Err(WaitError::Interrupted) => return Err(Errno::ERESTARTNOHAND),
-            Ok(()) | Err(WaitError::TimedOut) if is_over(deadline_ns) => return Ok(0),
-            Ok(()) | Err(WaitError::TimedOut) => {}
+            Err(WaitError::TimedOut) => return Ok(0),
+            Ok(()) => {}
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
         eventfd::{EventFd, Mode},
         pipe::pipe,
     },
+    platform::platform,
     task::signal::{SigInfo, SignalNumber},
     testing::{TestProcess, start},
     user::{KernelBuffer, UserAddr},
@@ -292,37 +293,6 @@ fn timeouts_and_signals_end_the_wait() {
     let fd = epoll.open(EventFd::new(1, Mode::Counter));
     epoll.add(fd, IN).unwrap();
     assert_eq!(epoll.wait_max(1, -1), Ok(vec![(fd, IN)]));
-}
-
-#[test]
-fn a_wait_with_a_file_that_changes_by_itself_ends_in_time() {
-    /// Ready from a moment on, without a wake-up.
-    struct Alarm(u64);
-    impl File for Alarm {
-        fn poll(&self, table: &mut PollTable) -> PollEvents {
-            if platform().monotonic_ns() >= self.0 {
-                return PollEvents::IN;
-            }
-            table.expire_at(self.0);
-            PollEvents::empty()
-        }
-        fn as_any(&self) -> &dyn Any {
-            self
-        }
-    }
-    let epoll = Fixture::new();
-    epoll.process.machine.use_virtual_clock(0);
-    let late = epoll.open(Arc::new(Alarm(5_000_000)));
-    let early = epoll.open(Arc::new(Alarm(3_000_000)));
-    epoll.add(late, IN).unwrap();
-    let inner = epoll.open(EventPoll::new());
-    epoll.ctl_on(inner, linux::EPOLL_CTL_ADD, early, IN).unwrap();
-    epoll.add(inner, IN).unwrap();
-    assert_eq!(epoll.wait_max(8, -1), Ok(vec![(inner, IN)]));
-    assert_eq!(platform().monotonic_ns(), 3_000_000);
-    epoll.delete(inner).unwrap();
-    assert_eq!(epoll.wait_max(8, 10), Ok(vec![(late, IN)]));
-    assert_eq!(platform().monotonic_ns(), 5_000_000);
 }
 
 #[derive(Clone, Debug)]

@@ -19,6 +19,8 @@ use crate::{
             Entry, Listing, Node, dir, file, link, link_permissions, parse_setting, private_file,
             writable_file,
         },
+        signalfd::SignalFd,
+        timerfd::TimerFd,
     },
     mm::{Accounts, AddressSpace},
     page::PAGE_SIZE,
@@ -357,6 +359,10 @@ fn fdinfo(target: &Target, out: &mut Vec<u8>) -> Shown {
         put!(out, "eventfd-count: {count:16x}\n");
         put!(out, "eventfd-id: {}\n", target.fd);
         put!(out, "eventfd-semaphore: {}\n", u32::from(mode == Mode::Semaphore));
+    } else if let Some(timer) = file.downcast_ref::<TimerFd>() {
+        put!(out, "{}", timer.describe_state());
+    } else if let Some(signals) = file.downcast_ref::<SignalFd>() {
+        put!(out, "sigmask:\t{:016x}\n", signals.mask());
     } else if let Some(epoll) = file.downcast_ref::<EventPoll>() {
         for (fd, events, data) in epoll.watched() {
             put!(out, "tfd: {fd:8} events: {events:8x} data: {data:16x}\n");
