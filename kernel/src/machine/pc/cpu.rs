@@ -124,6 +124,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     if leaf1.ecx & 1 << 26 == 0 {
         return Err("the processor has no XSAVE");
     }
+    super::bulk::init();
     let max_leaf = __cpuid_count(0, 0).eax;
     let leaf7 = if max_leaf >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
     let fsgsbase = leaf7 & 1 != 0;

@@ -2,6 +2,7 @@
 
 mod apic;
 mod boot;
+mod bulk;
 pub mod clock;
 pub mod cpu;
 mod descriptors;

@@ -292,11 +292,16 @@ switch_stacks:
     ret
 
     // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes not copied.
-    // Whole words first; the fault of a word is retried by bytes, so that all that can be copied is.
+    // Large pieces first; the fault of a block is retried by words, that of a word by bytes, so that
+    // all that can be copied is. See `bulk` for the two ways.
     .balign 16
     .global copy_recoverable
 copy_recoverable:
-    mov rcx, rdx
+    cmp rdx, 64
+    jb 9f
+    cmp byte ptr [rip + {slow_strings}], 0
+    jne 16f
+9:  mov rcx, rdx
     shr rcx, 3
     and edx, 7
 10: rep movsq
@@ -306,13 +311,37 @@ copy_recoverable:
     ret
 14: lea rcx, [rcx * 8 + rdx]
     jmp 12b
+16: mov rcx, rdx
+    shr rcx, 6
+    and edx, 63
+17:
+    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
+55: mov rax, [rsi + \offset]
+56: mov [rdi + \offset], rax
+    .pushsection .exception_table, "a", @progbits
+    .quad 55b, 18f
+    .quad 56b, 18f
+    .popsection
+    .endr
+    add rsi, 64
+    add rdi, 64
+    dec rcx
+    jnz 17b
+    jmp 9b
+18: shl rcx, 6
+    add rdx, rcx
+    jmp 9b
 
     // zero_recoverable(to in rdi, len in rsi) -> bytes not zeroed.
     .balign 16
     .global zero_recoverable
 zero_recoverable:
     xor eax, eax
-    mov rcx, rsi
+    cmp rsi, 64
+    jb 19f
+    cmp byte ptr [rip + {slow_strings}], 0
+    jne 24f
+19: mov rcx, rsi
     shr rcx, 3
     and esi, 7
 20: rep stosq
@@ -322,6 +351,23 @@ zero_recoverable:
     ret
 23: lea rcx, [rcx * 8 + rsi]
     jmp 21b
+24: mov rcx, rsi
+    shr rcx, 6
+    and esi, 63
+25:
+    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
+57: mov [rdi + \offset], rax
+    .pushsection .exception_table, "a", @progbits
+    .quad 57b, 26f
+    .popsection
+    .endr
+    add rdi, 64
+    dec rcx
+    jnz 25b
+    jmp 19b
+26: shl rcx, 6
+    add rsi, rcx
+    jmp 19b
 
     // compare_exchange_recoverable(at in rdi, expected in esi, new in edx) -> found, or -1.
     .balign 16
@@ -350,6 +396,7 @@ load_recoverable:
     .text
     "#,
     stub_len = const STUB_LEN,
+    slow_strings = sym super::bulk::SLOW_STRINGS,
     kernel_stack = const super::cpu::KERNEL_STACK_OFFSET,
     user_rsp = const super::cpu::USER_RSP_OFFSET,
     stub_calls = const super::cpu::STUB_CALLS_OFFSET,

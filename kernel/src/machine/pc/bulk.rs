@@ -1,0 +1,126 @@
+//! Moving and filling memory.
+//!
+//! `rep movs` and `rep stos` are the fastest way on a processor and about the slowest under QEMU's
+//! TCG, which runs each of their steps as a loop of its own: zeroing a page so took twenty times as
+//! long as all the rest of a page fault. Under TCG plain moves of words are used instead.
+//!
+//! `memcpy` and `memset` here take the place of the compiler's own, which are weak symbols.
+
+use core::{
+    arch::global_asm,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// Whether the string instructions are emulated step by step. Read by the assembly.
+pub(super) static SLOW_STRINGS: AtomicBool = AtomicBool::new(false);
+
+/// CPUID leaf 0x4000_0000's signature under TCG: "TCGTCGTCGTCG" in ebx, ecx and edx.
+const TCG_SIGNATURE: [&[u8; 4]; 3] = [b"TCGT", b"CGTC", b"GTCG"];
+
+/// Finds out which way is fast.
+pub(super) fn init() {
+    let [_, ebx, ecx, edx] = super::cpu::cpuid(0x4000_0000, 0);
+    let is_tcg = [ebx, ecx, edx] == TCG_SIGNATURE.map(|part| u32::from_le_bytes(*part));
+    SLOW_STRINGS.store(is_tcg, Ordering::Relaxed);
+}
+
+global_asm!(
+    r#"
+    .text
+
+    // memcpy(to in rdi, from in rsi, len in rdx) -> to.
+    .balign 16
+    .global memcpy
+memcpy:
+    mov rax, rdi
+    cmp rdx, 64
+    jb 3f
+    cmp byte ptr [rip + {slow_strings}], 0
+    je 5f
+    mov rcx, rdx
+    shr rcx, 6
+    and edx, 63
+2:
+    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
+    mov r8, [rsi + \offset]
+    mov [rdi + \offset], r8
+    .endr
+    add rsi, 64
+    add rdi, 64
+    dec rcx
+    jnz 2b
+    // Less than 64 bytes: words, then bytes.
+3:  mov ecx, edx
+    shr ecx, 3
+    jz 6f
+4:  mov r8, [rsi]
+    mov [rdi], r8
+    add rsi, 8
+    add rdi, 8
+    dec ecx
+    jnz 4b
+6:  and edx, 7
+    jz 8f
+7:  mov r8b, [rsi]
+    mov [rdi], r8b
+    inc rsi
+    inc rdi
+    dec edx
+    jnz 7b
+8:  ret
+5:  mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
+    rep movsq
+    mov ecx, edx
+    rep movsb
+    ret
+
+    // memset(to in rdi, byte in sil, len in rdx) -> to.
+    .balign 16
+    .global memset
+memset:
+    mov r9, rdi
+    movzx eax, sil
+    mov r8, 0x0101010101010101
+    imul rax, r8
+    cmp rdx, 64
+    jb 3f
+    cmp byte ptr [rip + {slow_strings}], 0
+    je 5f
+    mov rcx, rdx
+    shr rcx, 6
+    and edx, 63
+2:
+    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
+    mov [rdi + \offset], rax
+    .endr
+    add rdi, 64
+    dec rcx
+    jnz 2b
+3:  mov ecx, edx
+    shr ecx, 3
+    jz 6f
+4:  mov [rdi], rax
+    add rdi, 8
+    dec ecx
+    jnz 4b
+6:  and edx, 7
+    jz 8f
+7:  mov [rdi], al
+    inc rdi
+    dec edx
+    jnz 7b
+8:  mov rax, r9
+    ret
+5:  mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
+    rep stosq
+    mov ecx, edx
+    rep stosb
+    mov rax, r9
+    ret
+    "#,
+    slow_strings = sym SLOW_STRINGS,
+);
