@@ -68,6 +68,7 @@ run_one:
         .endr
         mov $0x8d5, %eax                # all arithmetic flags
         and %ebx, %eax
+        or $0x200, %eax                 # as every program has it
         push %rax
         popf
         mov area + 0x108(%rip), %rax
