@@ -88,7 +88,8 @@ pub fn boot(
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
     let devices = fs::devfs::mount(&system.vfs)
-        .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)));
+        .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)))
+        .and_then(|()| fs::sysfs::mount(&system.vfs));
     devices.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
     for path in &config.read_only {
         system.vfs.make_read_only(path).map_err(|errno| BootError::ReadOnly {

@@ -35,6 +35,7 @@ pub(crate) mod rw;
 pub mod signalfd;
 pub mod special;
 pub mod stat;
+pub mod sysfs;
 #[cfg(test)]
 mod tests;
 pub mod timerfd;
