@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::Cache,
-    error::{Result, say},
+    error::{Result, reason, say},
     machine::{Engine, Probe},
     settings::Verbosity,
 };
@@ -64,7 +64,7 @@ pub(crate) fn choose(qemu: &Path, cache: Option<&Cache>, verbosity: Verbosity) -
         Some(verdict) => verdict,
         None => {
             let obstacle = match may_open {
-                Err(error) => Some(format!("/dev/kvm: {}", std::io::Error::from(error))),
+                Err(error) => Some(format!("/dev/kvm: {}", reason(&error.into()))),
                 Ok(()) => probe(qemu, Engine::Kvm)?,
             };
             let may_open = may_open.is_ok();

@@ -57,7 +57,7 @@ pub(crate) enum Error {
         least: &'static str,
     },
     /// QEMU cannot be started.
-    #[error("{program}: {source}; install QEMU with: apt-get install qemu-system-x86")]
+    #[error("{program}: {}; install QEMU with: apt-get install qemu-system-x86", reason(source))]
     NoQemu {
         /// The command that was tried.
         program: String,
@@ -68,7 +68,7 @@ pub(crate) enum Error {
     #[error("{0}: no kernel there; build it with: cargo xtask kernel, or name it with --kernel")]
     NoKernel(String),
     /// A file operation failed.
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {path}: {}", reason(source))]
     File {
         /// What was being done: "cannot read", "cannot create".
         what: &'static str,
@@ -80,6 +80,9 @@ pub(crate) enum Error {
     /// An option whose value makes no sense, or a run that cannot work as asked.
     #[error("{0}")]
     Usage(String),
+    /// QEMU cannot map the image file.
+    #[error("the image cannot be mapped: {0}; set XDG_CACHE_HOME to a directory on a local disk")]
+    ImageNotMapped(String),
     /// The guest kernel gave up, and said why.
     #[error("{0}")]
     Guest(String),
@@ -102,6 +105,12 @@ impl Error {
             _ => STATUS_FAILED,
         }
     }
+}
+
+/// An error of the operating system in words, without its number.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().map_or_else(String::new, str::to_owned)
 }
 
 /// Prints one line for the user on standard error. A closed standard error is no reason to stop.

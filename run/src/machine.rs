@@ -13,7 +13,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fs::File,
-    io,
+    io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::{
@@ -52,6 +52,16 @@ pub(crate) struct RootImage {
     pub(crate) len: u64,
 }
 
+/// How the guest gets the root image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// As its memory: a mapping of the image file.
+    Mapped,
+    /// As the first part of the boot archive, which QEMU copies: for file systems whose files
+    /// cannot be mapped.
+    Copied,
+}
+
 /// What makes the virtual CPU run, decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
@@ -80,6 +90,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) kernel: &'a Path,
     /// Files of the guest.
     pub(crate) root: &'a RootImage,
+    /// How the guest gets them.
+    pub(crate) placement: Placement,
     /// Memory for kernel and program in bytes; image and boot archive come on top.
     pub(crate) memory: u64,
     /// Virtual CPUs.
@@ -129,16 +141,24 @@ impl Plan<'_> {
         };
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
-        let machine = format!(
-            "microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial={serial},memory-backend=ram"
-        );
+        let backend = match self.placement {
+            Placement::Mapped => ",memory-backend=ram",
+            Placement::Copied => "",
+        };
+        let machine =
+            format!("microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial={serial}{backend}");
         add(&["-M", &machine, "-accel", accel, "-cpu", cpu, "-smp", &self.cpus.to_string()]);
-        add(&["-m", &format!("{ram}K"), "-object"]);
-        let mut backend = OsString::from(format!(
-            "memory-backend-file,id=ram,size={ram}K,share=off,reserve=off,mem-path="
-        ));
-        backend.push(escape_commas(self.root.path.as_os_str()));
-        arguments.push(backend);
+        add(&["-m", &format!("{ram}K")]);
+        // QEMU's memory is a mapping of its own: what nobody has written is zero.
+        let mut command_line = String::from("fresh=zero");
+        if self.placement == Placement::Mapped {
+            let mut backend = OsString::from(format!(
+                "memory-backend-file,id=ram,size={ram}K,share=off,reserve=off,mem-path="
+            ));
+            backend.push(escape_commas(self.root.path.as_os_str()));
+            arguments.extend(["-object".into(), backend]);
+            command_line += &format!(" root={ROOT_IMAGE_ADDR:#x},{:#x}", self.root.len);
+        }
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
         add(&["-bios", "qboot.rom", "-nodefaults", "-no-user-config", "-display", "none"]);
         add(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
@@ -148,12 +168,18 @@ impl Plan<'_> {
         if self.log == LogPort::Serial {
             add(&["-chardev", "socket,id=log,fd=1", "-serial", "chardev:log"]);
         }
-        // QEMU's memory is a mapping of its own: what nobody has written is zero.
-        let command_line = format!("root={ROOT_IMAGE_ADDR:#x},{:#x} fresh=zero", self.root.len);
         add(&["-append", &command_line, "-kernel"]);
         arguments.push(self.kernel.into());
         arguments.extend(["-initrd".into(), boot.into()]);
         Ok(arguments)
+    }
+
+    /// Copies the root image, up to a page boundary.
+    fn copy_image(&self, archive: &mut File) -> io::Result<()> {
+        let mut image = File::open(&self.root.path)?;
+        image.seek(SeekFrom::Start(ROOT_IMAGE_ADDR))?;
+        io::copy(&mut image.take(self.root.len.next_multiple_of(4096)), archive)?;
+        Ok(())
     }
 
     /// Starts the machine with `boot` as its boot archive.
@@ -162,7 +188,11 @@ impl Plan<'_> {
     /// Where QEMU cannot be started.
     pub(crate) fn start(&self, boot: &[u8]) -> Result<Machine> {
         let failed = |error: io::Error| Error::Machine(format!("cannot start QEMU: {error}"));
-        let archive = memory_file("boot archive", boot).map_err(failed)?;
+        let mut archive = memory_file("boot archive", b"").map_err(failed)?;
+        if self.placement == Placement::Copied {
+            self.copy_image(&mut archive).map_err(failed)?;
+        }
+        archive.write_all(boot).map_err(failed)?;
         // QEMU inherits this descriptor and opens the file by its number.
         rustix::io::fcntl_setfd(&archive, rustix::io::FdFlags::empty())
             .map_err(|error| failed(error.into()))?;
@@ -288,17 +318,22 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// Ends the machine and says, in one line, what is known of the reason why it ended by itself.
-    pub(crate) fn post_mortem(mut self) -> String {
+    ///
+    /// [`Error::ImageNotMapped`] where that is the reason, else [`Error::Machine`].
+    pub(crate) fn post_mortem(mut self) -> Error {
         // It closed the link, so it is about to end by itself.
         let status = self.child.wait();
         let complaint = last_line(&self.complaints);
-        match (status, complaint) {
+        Error::Machine(match (status, complaint) {
+            (_, Some(complaint)) if complaint.contains("backing store") => {
+                return Error::ImageNotMapped(complaint);
+            }
             (_, Some(complaint)) => format!("the virtual machine ended: {complaint}"),
             (Ok(status), None) => {
                 format!("the virtual machine ended before the program did ({})", describe(status))
             }
             (Err(error), None) => format!("the virtual machine is gone: {error}"),
-        }
+        })
     }
 }
 
@@ -328,7 +363,6 @@ fn describe(status: ExitStatus) -> String {
 }
 
 fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
-    use io::Write as _;
     let mut file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     Ok(file)
@@ -404,6 +438,7 @@ mod tests {
             qemu: Path::new("qemu"),
             kernel: Path::new("kernel"),
             root,
+            placement: Placement::Mapped,
             memory: 16 << 20,
             cpus: 1,
             engine: Engine::Tcg,

@@ -19,7 +19,7 @@ use std::{
 
 use crate::{
     cache::{self, Cache, Unlink},
-    error::{Error, Result, say},
+    error::{Error, Result, reason, say},
     image::{Image, make_up_essentials},
     machine::RootImage,
     packages::{self, Database},
@@ -290,7 +290,7 @@ fn build(
             return Err(Error::file("cannot read", path, error));
         }
         if settings.verbosity > Verbosity::Quiet {
-            say(&format!("{}: left out of the image: {error}", path.display()));
+            say(&format!("{}: left out of the image: {}", path.display(), reason(&error)));
         }
     }
     plans::add(&mut image);

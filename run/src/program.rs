@@ -15,7 +15,7 @@ use std::{
 use hx_loader::{ElfError, MAX_INTERPRETER_DEPTH, Role, Script};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, reason},
     image::Image,
     libraries::{Linker, Search},
     object::{Bytes, Object},
@@ -125,7 +125,7 @@ impl Program {
             let node = executable(tree, &path, chain.last())?;
             let unreadable = |error: io::Error| Error::NotExecutable {
                 path: path.display().to_string(),
-                why: format!("cannot be read: {error}; run as a user who may read it"),
+                why: format!("cannot be read: {}; run as a user who may read it", reason(&error)),
             };
             let bytes = Bytes::open(&node.content).map_err(unreadable)?;
             let head = bytes.take(0, HEAD).map_err(|error| bad_elf(&path, error))?;
@@ -231,7 +231,10 @@ fn executable(tree: &dyn Tree, path: &Path, named_by: Option<&PathBuf>) -> Resul
         }
         _ => Error::NotExecutable {
             path: path.display().to_string(),
-            why: format!("cannot be reached: {error}; check the path and its permissions"),
+            why: format!(
+                "cannot be reached: {}; check the path and its permissions",
+                reason(&error)
+            ),
         },
     })?;
     let why = match node.kind() {

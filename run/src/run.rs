@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hx_abi::link::Exit;
+use hx_abi::{config::Stream, link::Exit};
 use serde::Serialize;
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
     error::{Error, Result, STATUS_FAILED, say},
     guest,
-    machine::{self, Engine, LogPort, Machine, Plan},
+    machine::{self, Engine, LogPort, Machine, Placement, Plan},
     prepare::{self, Origin},
     settings::{Output, Settings, Verbosity},
     symbols, terminal,
@@ -72,16 +72,21 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
     let boot = guest::boot_archive(settings, &config)?;
-    let plan = Plan {
+    let mut plan = Plan {
         qemu: &qemu,
         kernel: &kernel,
         root: &prepared.root,
+        placement: Placement::Mapped,
         memory: settings.memory,
         cpus: settings.cpus,
         engine: engine(settings, &qemu)?,
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
     };
-    cache::grow(&prepared.root, plan.ram(boot.len() as u64)?)?;
+    if let Err(error) = cache::grow(&prepared.root, plan.ram(boot.len() as u64)?) {
+        // A file system without holes of that size.
+        tell(settings, || format!("{error}; the image is copied"));
+        plan.placement = Placement::Copied;
+    }
     if settings.dry_run {
         return dry_run(&plan, &boot);
     }
@@ -98,26 +103,16 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             begin.elapsed().as_secs_f64() * 1000.0
         )
     });
-    let outputs = outputs(settings)?;
     let started = Instant::now();
-    let mut machine = plan.start(&boot)?;
-    let log = copy_log(settings, &mut machine)?;
-    let Some(link) = machine.link.take() else {
-        return Err(Error::Machine("the console link is gone".into()));
-    };
-    let console = Console::new(link, streams);
-    let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
-    let outcome = console.run(outputs);
-    let ran = started.elapsed();
-    let outcome = match outcome {
-        Ok(Outcome { exit: None, .. }) => Err(Error::Machine(machine.post_mortem())),
-        outcome => {
-            drop(machine);
-            outcome
+    let outcome = match execute(settings, &plan, &boot, streams) {
+        Err(Error::ImageNotMapped(why)) => {
+            tell(settings, || format!("{why}; the image is copied"));
+            plan.placement = Placement::Copied;
+            execute(settings, &plan, &boot, streams)
         }
+        outcome => outcome,
     };
-    // The machine is gone, so that its log has an end.
-    log.finish();
+    let ran = started.elapsed();
     let outcome = outcome.map_err(|error| match (error, &settings.kernel_log) {
         (Error::Machine(what), None) => {
             Error::Machine(what + "; --kernel-log - shows what the kernel says")
@@ -159,6 +154,33 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         Some(what) if status == 0 => Err(Error::Machine(what)),
         _ => Ok(status),
     }
+}
+
+/// Runs the machine until the program ends.
+fn execute(
+    settings: &Settings,
+    plan: &Plan<'_>,
+    boot: &[u8],
+    streams: [Stream; 3],
+) -> Result<Outcome> {
+    let outputs = outputs(settings)?;
+    let mut machine = plan.start(boot)?;
+    let log = copy_log(settings, &mut machine)?;
+    let Some(link) = machine.link.take() else {
+        return Err(Error::Machine("the console link is gone".into()));
+    };
+    let console = Console::new(link, streams);
+    let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
+    let outcome = match console.run(outputs) {
+        Ok(Outcome { exit: None, .. }) => Err(machine.post_mortem()),
+        outcome => {
+            drop(machine);
+            outcome
+        }
+    };
+    // The machine is gone, so that its log has an end.
+    log.finish();
+    outcome
 }
 
 fn tell(settings: &Settings, text: impl FnOnce() -> String) {

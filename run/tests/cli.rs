@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         test("signals_reach_the_guest", signals_reach_the_guest),
         test("a_reader_that_leaves_ends_the_program", a_reader_that_leaves_ends_the_program),
         test("a_machine_that_dies_is_told", a_machine_that_dies_is_told),
+        test("an_image_that_cannot_be_mapped_is_copied", images_may_be_copied),
         test("qemu_does_not_outlive_hermit_run", qemu_does_not_outlive_hermit_run),
         test("the_terminal_is_raw_and_restored", the_terminal_is_raw_and_restored),
         test("links_stay_and_argv0_is_as_typed", links_stay_and_argv0_is_as_typed),
@@ -78,8 +79,8 @@ fn members(archive: &[u8], files: &mut BTreeMap<String, (u32, Vec<u8>)>) {
     }
 }
 
-/// Plays the guest: the program's first argument is a command.
-fn guest() {
+/// Members of the root image where it is the guest's memory.
+fn mapped_members(files: &mut BTreeMap<String, (u32, Vec<u8>)>) {
     let memory = option("-object");
     let image = memory.split("mem-path=").nth(1).unwrap().replace(",,", ",");
     let place = option("-append");
@@ -93,8 +94,19 @@ fn guest() {
     assert!(number(place.0) + number(place.1) <= size, "the image does not fit into RAM");
     let mut root = vec![0; number(place.1) as usize];
     image.read_exact_at(&mut root, number(place.0)).unwrap();
+    members(&root, files);
+}
+
+/// Plays the guest: the program's first argument is a command.
+fn guest() {
+    if env::var_os("FAKE_WITHOUT_MAPPING").is_some() && env::args().any(|a| a == "-object") {
+        eprintln!("qemu: unable to map backing store for guest RAM: Cannot allocate memory");
+        std::process::exit(1);
+    }
     let mut files = BTreeMap::new();
-    members(&root, &mut files);
+    if env::args().any(|argument| argument == "-object") {
+        mapped_members(&mut files);
+    }
     members(&fs::read(option("-initrd")).unwrap(), &mut files);
     let config = RunConfig::decode(&files[CONFIG_PATH].1).unwrap();
     let link = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
@@ -394,6 +406,12 @@ fn bad_programs_are_one_line_each() {
     compile(&["-o", "needy", "main.c", "-Wl,--no-as-needed", "-L.", "-lgone"]);
     room.fails(&["./needy"], 126, &["needy", "libgone.so", "not found", "LD_LIBRARY_PATH"]);
     compile(&["-o", "odd", "main.c", "-Wl,--dynamic-linker=/lib/ld-odd.so"]);
+    for line in
+        ["-v", "--kernel", "--config"].map(|name| room.run(&[name, "/no/such:/x", "./prog"]))
+    {
+        // Words for people, without numbers.
+        assert!(!String::from_utf8_lossy(&line.stderr).contains("os error"), "{line:?}");
+    }
     room.fails(&["./odd"], 127, &["odd", "/lib/ld-odd.so", "not found"]);
 }
 
@@ -651,6 +669,24 @@ fn a_machine_that_dies_is_told() {
     assert_eq!(output.status.code(), Some(125));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+fn images_may_be_copied() {
+    let room = Room::new();
+    let files = |without: &[&str]| {
+        let mut command = room.command();
+        command.args(["-v", "prog:/volume", "./prog", "files"]);
+        command.envs(without.iter().map(|name| (name, "1")));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let shown = text.lines().filter(|line| !line.contains(CONFIG_PATH));
+        shown.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mapped = files(&[]);
+    assert!(mapped.iter().any(|line| line.starts_with("100755 volume ")));
+    assert_eq!(files(&["FAKE_WITHOUT_MAPPING"]), mapped);
 }
 
 fn qemu_does_not_outlive_hermit_run() {
