@@ -365,12 +365,11 @@ fn fallocate(ctx: &mut Ctx<'_>, fd: Fd, Flags(mode): Flags, offset: i64, len: i6
     if !description.is_writable() {
         return Err(Errno::EBADF);
     }
-    let kind = description.inode().map(|inode| inode.file_type());
-    match kind {
-        None | Some(FileType::Fifo) => return Err(Errno::ESPIPE),
+    match FileType::from_mode(description.metadata().mode) {
+        Some(FileType::Fifo) => return Err(Errno::ESPIPE),
         Some(FileType::Directory) => return Err(Errno::EISDIR),
         Some(FileType::Regular | FileType::BlockDevice) => {}
-        Some(_) => return Err(Errno::ENODEV),
+        _ => return Err(Errno::ENODEV),
     }
     let (offset, len) = (offset as u64, len as u64);
     let end = offset + len;

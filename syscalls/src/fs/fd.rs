@@ -117,7 +117,7 @@ fn replace(ctx: &Ctx<'_>, old: Fd, new: Fd, on_exec: OnExec) -> SysResult {
     }
     let files = ctx.thread.files();
     let description = files.get(old.0)?;
-    files.replace(fd, FdEntry { description, on_exec });
+    files.replace(fd, FdEntry { description, on_exec })?;
     Ok(fd)
 }
 

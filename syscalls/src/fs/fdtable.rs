@@ -43,6 +43,18 @@ struct Entries {
     first_free: usize,
 }
 
+impl Entries {
+    /// The slot of `fd`, which is below `RLIMIT_NOFILE`: that may be large.
+    fn slot(&mut self, fd: usize) -> Result<&mut Option<FdEntry>, Errno> {
+        if self.slots.len() <= fd {
+            let more = fd + 1 - self.slots.len();
+            self.slots.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.slots.resize(fd + 1, None);
+        }
+        Ok(&mut self.slots[fd])
+    }
+}
+
 /// A process' descriptors; threads share one, `fork` copies it. POSIX record locks belong to it.
 #[derive(Default)]
 pub struct FdTable {
@@ -97,7 +109,7 @@ impl FdTable {
     /// Makes the lowest free descriptor that is not below `from` refer to `description`.
     ///
     /// # Errors
-    /// `EMFILE` where that would be `limit` or more.
+    /// `EMFILE` where that would be `limit` or more, `ENOMEM`.
     pub fn allocate(
         &self,
         description: Arc<FileDescription>,
@@ -113,10 +125,7 @@ impl FdTable {
         if fd >= limit {
             return Err(Errno::EMFILE);
         }
-        if entries.slots.len() <= fd {
-            entries.slots.resize(fd + 1, None);
-        }
-        entries.slots[fd] = Some(FdEntry { description, on_exec });
+        *entries.slot(fd)? = Some(FdEntry { description, on_exec });
         if from <= entries.first_free {
             entries.first_free = fd + 1;
         }
@@ -124,22 +133,24 @@ impl FdTable {
     }
 
     /// Makes `fd` refer to `description`, whatever it was before; not closed by `execve`.
+    ///
+    /// # Panics
+    /// Where there is no memory: for the first descriptors of the first process.
     pub fn install(&self, fd: usize, description: Arc<FileDescription>) {
-        self.replace(fd, FdEntry { description, on_exec: OnExec::Keep });
+        let entry = FdEntry { description, on_exec: OnExec::Keep };
+        self.replace(fd, entry).expect("memory for a few descriptors");
     }
 
     /// Makes `fd` what `entry` says, whatever it was before.
-    pub fn replace(&self, fd: usize, entry: FdEntry) {
-        let old = {
-            let mut entries = self.entries.lock();
-            if entries.slots.len() <= fd {
-                entries.slots.resize(fd + 1, None);
-            }
-            entries.slots[fd].replace(entry)
-        };
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn replace(&self, fd: usize, entry: FdEntry) -> Result<(), Errno> {
+        let old = self.entries.lock().slot(fd)?.replace(entry);
         if let Some(old) = old {
             self.closed(&old);
         }
+        Ok(())
     }
 
     /// Closes descriptor `fd`; gives what it was.

@@ -344,3 +344,38 @@ impl LockWaits {
         self.0.lock().remove(&waiter);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circles_of_waiting_are_found() {
+        let waits = LockWaits::default();
+        assert!(waits.enter(1, 2));
+        assert!(waits.enter(2, 3));
+        assert!(!waits.enter(3, 1));
+        waits.leave(1);
+        assert!(waits.enter(3, 1));
+        // Others may wait for those in a chain.
+        assert!(waits.enter(4, 2));
+    }
+
+    fn lock(owner: usize, kind: Kind, start: u64, end: u64) -> RecordLock {
+        RecordLock { owner: Owner::Table(owner), kind, start, end, pid: 1 }
+    }
+
+    #[test]
+    fn neighbours_of_one_kind_are_one_lock() {
+        let mut state = State::default();
+        state.add(lock(1, Kind::Shared, 0, 10));
+        state.add(lock(1, Kind::Shared, 10, 20));
+        assert_eq!(state.records, [lock(1, Kind::Shared, 0, 20)]);
+        state.add(lock(1, Kind::Exclusive, 5, 8));
+        assert_eq!(state.records.len(), 3);
+        state.add(lock(1, Kind::Shared, 5, 8));
+        assert_eq!(state.records, [lock(1, Kind::Shared, 0, 20)]);
+        state.clear(Owner::Table(1), 0, u64::MAX);
+        assert!(state.records.is_empty());
+    }
+}

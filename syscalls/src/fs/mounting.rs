@@ -5,14 +5,15 @@ use linux_raw_sys::general as linux;
 use super::{
     Path,
     at::{CWD, check_flags, resolve_at},
-    mount::{Mount, MountFlags},
+    mount::{Mount, MountFlags, Superblock},
+    proc,
     tmpfs::Tmpfs,
 };
 use crate::{
     Ctx, Errno, SysResult, calls,
     page::PAGE_SIZE,
     table::{Call, DirFd, Flags, PathArg},
-    task::Capability,
+    task::{Capability, System},
     user::{UserAddr, read_c_string, read_path},
 };
 use alloc::{string::String, sync::Arc, vec::Vec};
@@ -107,7 +108,7 @@ fn mount(
     if !at.is_directory() {
         return Err(Errno::ENOTDIR);
     }
-    let superblock = ctx.thread.process.system.new_file_system(&kind, data.as_deref())?;
+    let superblock = new_file_system(&ctx.thread.process.system, &kind, data.as_deref())?;
     let source = String::from_utf8_lossy(&source);
     Mount::whole(superblock, &source, options(flags)).attach(&at);
     Ok(0)
@@ -184,23 +185,22 @@ fn name_to_handle_at(
     Err(Errno::EOPNOTSUPP)
 }
 
-impl crate::task::System {
-    /// A new file system of this type with these options.
-    ///
-    /// # Errors
-    /// `ENODEV` where there is no such type, `EINVAL` for unknown options.
-    fn new_file_system(
-        &self,
-        kind: &[u8],
-        data: Option<&[u8]>,
-    ) -> Result<Arc<super::mount::Superblock>, Errno> {
-        match kind {
-            b"tmpfs" | b"ramfs" => {
-                let permissions = tmpfs_permissions(data.unwrap_or_default())?;
-                Ok(Tmpfs::superblock("tmpfs", self.vfs.anonymous_device(), permissions))
-            }
-            _ => Err(Errno::ENODEV),
+/// A new file system of this type with these options.
+///
+/// # Errors
+/// `ENODEV` where there is no such type, `EINVAL` for unknown options.
+fn new_file_system(
+    system: &Arc<System>,
+    kind: &[u8],
+    data: Option<&[u8]>,
+) -> Result<Arc<Superblock>, Errno> {
+    match kind {
+        b"tmpfs" | b"ramfs" => {
+            let permissions = tmpfs_permissions(data.unwrap_or_default())?;
+            Ok(Tmpfs::superblock("tmpfs", system.vfs.anonymous_device(), permissions))
         }
+        b"proc" => Ok(proc::superblock(&system.vfs, Arc::downgrade(system))),
+        _ => Err(Errno::ENODEV),
     }
 }
 

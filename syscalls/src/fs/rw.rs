@@ -361,7 +361,7 @@ fn sync_file_range(
 
 fn fadvise64(ctx: &mut Ctx<'_>, fd: Fd, _offset: i64, len: i64, advice: u32) -> SysResult {
     let description = ctx.thread.files().get_open(fd.0)?;
-    if description.inode().is_none() && !description.file.is_seekable() {
+    if description.metadata().mode & linux::S_IFMT == linux::S_IFIFO {
         return Err(Errno::ESPIPE);
     }
     if len < 0 || advice > linux::POSIX_FADV_NOREUSE {

@@ -46,6 +46,17 @@ pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
+/// Frames that files leave free: what the kernel needs to say `ENOSPC` and go on.
+const RESERVE: u64 = 32;
+
+/// Whether there is memory for another page or inode.
+///
+/// # Errors
+/// `ENOSPC`.
+fn check_space() -> Result<(), Errno> {
+    if platform().memory_info().free_frames > RESERVE { Ok(()) } else { Err(Errno::ENOSPC) }
+}
+
 /// What all files of one tmpfs share.
 pub struct Tmpfs {
     device: Device,
@@ -323,10 +334,12 @@ impl FileData {
             }
             let index = at / PAGE;
             let piece = (PAGE - at % PAGE).min(from.remaining() as u64).min(room) as usize;
-            let (page, former) = match self.private_page(index) {
+            let page = check_space()
+                .and_then(|()| self.private_page(index).map_err(|OutOfMemory| Errno::ENOSPC));
+            let (page, former) = match page {
                 Ok(page) => page,
-                Err(OutOfMemory) => {
-                    result = Err(Errno::ENOSPC);
+                Err(errno) => {
+                    result = Err(errno);
                     break;
                 }
             };
@@ -464,6 +477,7 @@ impl FileData {
         }
         for index in first..end {
             if !self.cache.lock().is_data(index) {
+                check_space()?;
                 self.private_page(index).map_err(|_| Errno::ENOSPC)?;
             }
         }
@@ -825,6 +839,7 @@ impl Inode for TmpfsInode {
             NewKind::Symlink(target) => Content::Symlink(Cow::Owned(target.to_vec())),
             NewKind::Special(kind, device) => Content::Special(kind, device),
         };
+        check_space()?;
         let now = Timestamp::now();
         let inode = Self::make(&self.fs, content, new, now);
         if name.is_some() {

@@ -19,7 +19,7 @@ use linux_raw_sys::general as linux;
 
 use super::{
     inode::LinkTarget,
-    mount::MountFlags,
+    mount::{MountFlags, Superblock},
     pseudo::{self, Entry, Listing, Node, Subject, dir, file, link},
     vfs::Vfs,
 };
@@ -186,14 +186,19 @@ impl Listing<Target> for Processes {
     }
 }
 
+/// A procfs that shows `system`.
+pub(super) fn superblock(vfs: &Vfs, system: Weak<System>) -> Arc<Superblock> {
+    let target = Target { system, task: None, fd: -1 };
+    let device = vfs.anonymous_device();
+    pseudo::superblock("proc", linux::PROC_SUPER_MAGIC, device, &ROOT, target)
+}
+
 /// Mounts `/proc`.
 ///
 /// # Errors
 /// `ENOTDIR` where the image has another file in the way.
 pub fn mount(vfs: &Vfs, system: Weak<System>) -> Result<(), Errno> {
-    let target = Target { system, task: None, fd: -1 };
-    let device = vfs.anonymous_device();
-    let superblock = pseudo::superblock("proc", linux::PROC_SUPER_MAGIC, device, &ROOT, target);
+    let superblock = superblock(vfs, system);
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;
     vfs.mount(superblock, b"/proc", flags).map(drop)
 }

@@ -46,6 +46,11 @@ fn a_mounted_file_system_covers_and_uncovers() {
     assert_eq!(files.names("/m"), ["below"]);
     assert_eq!(files.umount("/m", 0), Err(Errno::EINVAL));
     assert_eq!(files.mount("t", "/m", "nofs", 0), Err(Errno::ENODEV));
+    assert_eq!(files.mount("p", "/m", "proc", 0), Ok(0));
+    assert!(files.content("/m/version").unwrap().starts_with(b"Linux version "));
+    assert_eq!(files.on_path(linux::__NR_mkdir, "/m/x", &[0o755]), Err(Errno::ENOENT));
+    assert_eq!(files.open("/m/x", CREATE), Err(Errno::ENOENT));
+    assert_eq!(files.umount("/m", 0), Ok(0));
     *files.process.thread.credentials.lock() = Credentials::new(1, 1);
     assert_eq!(files.mount("t", "/m", "tmpfs", 0), Err(Errno::EPERM));
 }

@@ -107,12 +107,17 @@ fn a_full_machine_is_enospc() {
     files.write(fd, b"x").unwrap();
     let machine = &files.process.machine;
     files.fill(files.buffer, &[5; 4 * 4096]);
-    machine.set_total_frames(machine.frames_in_use() + 2);
+    // Beside the 32 that are kept free.
+    machine.set_total_frames(machine.frames_in_use() + 32 + 2);
     let write = [fd, files.buffer.0, 4 * 4096, 0];
     assert_eq!(files.call(linux::__NR_pwrite64, &write), Ok(3 * 4096));
     let write = [fd, files.buffer.0, 4096, 3 * 4096];
     assert_eq!(files.call(linux::__NR_pwrite64, &write), Err(Errno::ENOSPC));
     assert_eq!(files.call(linux::__NR_fallocate, &[fd, 0, 0, 1 << 40]), Err(Errno::ENOSPC));
+    assert_eq!(files.open("/g", CREATE), Err(Errno::ENOSPC));
+    assert_eq!(files.on_path(linux::__NR_mkdir, "/d", &[0o755]), Err(Errno::ENOSPC));
+    files.on_path(linux::__NR_truncate, "/f", &[0]).unwrap();
+    assert_eq!(files.open("/g", CREATE), Ok(1));
 }
 
 #[test]
@@ -236,6 +241,21 @@ fn closing_any_descriptor_gives_up_posix_locks() {
     let other = files.open("/f", linux::O_RDONLY).unwrap();
     files.close(other);
     assert_eq!(ofd(linux::F_RDLCK), Ok(()));
+}
+
+#[test]
+fn a_lock_is_waited_for() {
+    let files = Files::new();
+    let (a, b) = (files.open("/f", CREATE).unwrap(), files.open("/f", CREATE).unwrap());
+    files.call(linux::__NR_flock, &[a, linux::LOCK_EX.into()]).unwrap();
+    let waiter = crate::testing::start_as(&files.process.thread, move |ctx| {
+        let registers = [b, linux::LOCK_SH.into(), 0, 0, 0, 0];
+        crate::table::dispatch(ctx, linux::__NR_flock.into(), registers)
+    });
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert!(!waiter.is_finished());
+    files.call(linux::__NR_flock, &[a, linux::LOCK_UN.into()]).unwrap();
+    assert_eq!(waiter.join().unwrap(), Ok(0));
 }
 
 #[test]
