@@ -163,8 +163,9 @@ impl Plan<'_> {
         add(&["-bios", "qboot.rom", "-nodefaults", "-no-user-config", "-display", "none"]);
         add(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         add(&["-global", "virtio-mmio.force-legacy=false"]);
-        add(&["-chardev", "socket,id=link,fd=0", "-device", "virtio-serial-device,max_ports=1"]);
-        add(&["-device", "virtconsole,chardev=link"]);
+        add(&["-chardev", "socket,id=link,fd=0", "-device", "virtio-serial-device,max_ports=2"]);
+        // A virtconsole would lose what the socket cannot take at once; this waits.
+        add(&["-device", "virtserialport,nr=1,chardev=link"]);
         if self.log == LogPort::Serial {
             add(&["-chardev", "socket,id=log,fd=1", "-serial", "chardev:log"]);
         }

@@ -1,7 +1,9 @@
 //! The console link's byte stream over a virtio console (virtio 1.2 §5.3).
 //!
-//! Port 0 only: queue 0 receives, queue 1 transmits. Transmission is synchronous: when
-//! [`transmit`] returns, the monitor has the bytes. One lock covers the device.
+//! The stream is port 1 where the device has several ports, else port 0. The difference matters with
+//! QEMU: what port 0, a `virtconsole`, cannot pass on at once is lost, whereas a `virtserialport`
+//! keeps the guest waiting. Transmission is synchronous: when [`transmit`] returns, the monitor has
+//! the bytes. One lock covers the device.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
@@ -14,8 +16,12 @@ use virtio_drivers::{
 
 use super::virtio::KernelHal;
 
-const RECEIVE: u16 = 0;
-const TRANSMIT: u16 = 1;
+/// Transmission queue of the control port (§5.3.2).
+const CONTROL_TRANSMIT: u16 = 3;
+/// Control events (§5.3.6.2) that say what this driver uses.
+const DEVICE_READY: u16 = 0;
+const PORT_READY: u16 = 3;
+const PORT_OPEN: u16 = 6;
 const QUEUE_LEN: usize = 4;
 /// Bytes of a receive buffer.
 const BUFFER_LEN: usize = 4096;
@@ -24,6 +30,10 @@ const TRANSMIT_LEN: usize = 16 << 10;
 
 struct Device {
     transport: MmioTransport<'static>,
+    /// Index of the receive queue; the transmission queue is the next one.
+    receive_index: u16,
+    /// Only used at the start, but the device knows where it is.
+    _control: Option<VirtQueue<KernelHal, QUEUE_LEN>>,
     receive: VirtQueue<KernelHal, QUEUE_LEN>,
     transmit: VirtQueue<KernelHal, QUEUE_LEN>,
     buffers: [Box<[u8]>; QUEUE_LEN],
@@ -43,14 +53,29 @@ pub fn attach(mut transport: MmioTransport<'static>) -> Result<(), Error> {
     if slot.is_some() {
         return Ok(());
     }
-    transport.begin_init(Features::VERSION_1);
-    let receive = VirtQueue::new(&mut transport, RECEIVE, false, false)?;
-    let mut transmit = VirtQueue::new(&mut transport, TRANSMIT, false, false)?;
+    let features = transport.begin_init(Features::VERSION_1 | Features::MULTIPORT);
+    let has_ports = features.contains(Features::MULTIPORT);
+    let receive_index = if has_ports { 4 } else { 0 };
+    let receive = VirtQueue::new(&mut transport, receive_index, false, false)?;
+    let mut transmit = VirtQueue::new(&mut transport, receive_index + 1, false, false)?;
+    let mut control = None;
+    if has_ports {
+        control = Some(VirtQueue::new(&mut transport, CONTROL_TRANSMIT, false, false)?);
+    }
     // Completion of a transmission is polled for.
     transmit.set_dev_notify(false);
     transport.finish_init();
+    if let Some(control) = &mut control {
+        // What the device says of its ports in return is not asked for: there is no queue for it.
+        for (port, event) in [(u32::MAX, DEVICE_READY), (1, PORT_READY), (1, PORT_OPEN)] {
+            let message = control_message(port, event, 1);
+            control.add_notify_wait_pop(&[&message], &mut [], &mut transport)?;
+        }
+    }
     let mut device = Device {
         transport,
+        receive_index,
+        _control: control,
         receive,
         transmit,
         buffers: core::array::from_fn(|_| vec![0; BUFFER_LEN].into_boxed_slice()),
@@ -60,18 +85,29 @@ pub fn attach(mut transport: MmioTransport<'static>) -> Result<(), Error> {
     for index in 0..QUEUE_LEN {
         device.offer(index)?;
     }
-    device.transport.notify(RECEIVE);
+    device.transport.notify(device.receive_index);
     *slot = Some(device);
     Ok(())
 }
 
 bitflags::bitflags! {
-    /// Feature bits, of which this driver needs none but version 1.
+    /// Feature bits that this driver knows; it needs none but version 1.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Features: u64 {
+        /// `VIRTIO_CONSOLE_F_MULTIPORT`.
+        const MULTIPORT = 1 << 1;
         /// `VIRTIO_F_VERSION_1`.
         const VERSION_1 = 1 << 32;
     }
+}
+
+/// `struct virtio_console_control`.
+fn control_message(port: u32, event: u16, value: u16) -> [u8; 8] {
+    let mut message = [0; 8];
+    message[..4].copy_from_slice(&port.to_le_bytes());
+    message[4..6].copy_from_slice(&event.to_le_bytes());
+    message[6..].copy_from_slice(&value.to_le_bytes());
+    message
 }
 
 impl Device {
@@ -120,7 +156,7 @@ pub fn receive() -> Option<Vec<u8>> {
     };
     let bytes = device.buffers[index][..len.min(BUFFER_LEN)].to_vec();
     device.offer(index).ok()?;
-    device.transport.notify(RECEIVE);
+    device.transport.notify(device.receive_index);
     Some(bytes)
 }
 
