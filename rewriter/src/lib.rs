@@ -2,7 +2,7 @@
 //!
 //! Two halves that share one data structure:
 //!
-//! * [`plan`] (feature `plan`, host code): the bytes of an ELF file in, a [`Plan`] out. It finds
+//! * [`plan`] (feature `plan`, host code; `plan-guest` for the guest): the bytes of an ELF file in, a [`Plan`] out. It finds
 //!   code by control-flow recovery and decides, for each `syscall`, how to reach a stub instead.
 //! * [`apply`]: a [`Plan`] and a page of text in, the patched page and the stubs out. It holds no
 //!   decoder, does not allocate, and works on byte slices, so the kernel calls it whenever it maps
@@ -26,7 +26,7 @@ extern crate alloc;
 pub mod apply;
 pub mod format;
 pub mod lookup;
-#[cfg(feature = "plan")]
+#[cfg(any(feature = "plan", feature = "plan-guest"))]
 pub mod plan;
 
 pub use apply::{PageOutcome, Placement, PlacementError};

@@ -523,3 +523,30 @@ fn bytes_that_are_two_instructions_are_not_displaced() {
     );
     program.check();
 }
+
+/// The dynamic linker writes an address into the text: what is copied now is not what will run.
+#[test]
+fn relocated_instructions_are_neither_replaced_nor_copied() {
+    let source = |load: &str| {
+        format!(
+            ".globl f
+             .type f, @function
+          f: mov $39, %eax
+             {load}
+             syscall
+             ret
+             .size f, . - f
+             .skip 200, 0xf4"
+        )
+    };
+    for (load, kind) in [
+        ("movabs $0x123456789, %rdi", "replace-mov"),
+        // The instruction with the address is passed over, and so is the number before it.
+        ("movabs $f, %rdi", "leave"),
+    ] {
+        let file = common::shared_object(&source(load));
+        let report = hx_rewriter::plan::plan(&file).expect("a plan").report;
+        assert_eq!(report.sites.len(), 1, "{load}");
+        assert_eq!(report.sites[0].kind, kind, "{load}");
+    }
+}

@@ -180,6 +180,9 @@ impl<'f, 'i, 'a> Chooser<'f, 'i, 'a> {
         if self.flow.is_disputed(address, SYSCALL_LEN as usize) {
             return Some(Reason::Unproven);
         }
+        if self.is_relocated(address, address + SYSCALL_LEN) {
+            return Some(Reason::Relocated);
+        }
         // An address that is taken or stored leads here, and it may be that of data, though what
         // follows makes sense as code.
         if found.trial.is_some_and(|trial| !self.proven_trials.contains(&trial)) {

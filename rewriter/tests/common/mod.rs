@@ -44,6 +44,17 @@ pub(crate) fn assemble(source: &str) -> Program {
     Program { original, plan, report, directory }
 }
 
+/// A shared object of `source`, with relocations in its text where it asks for them.
+pub(crate) fn shared_object(source: &str) -> Vec<u8> {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("shared.s"), source).expect("the source is written");
+    tool(Command::new("as").arg("-o").arg(path("shared.o")).arg(path("shared.s")));
+    let mut link = Command::new("ld");
+    tool(link.args(["-shared", "-z", "notext", "-o"]).arg(path("shared")).arg(path("shared.o")));
+    fs::read(path("shared")).expect("the shared object")
+}
+
 /// The machine code of `source`, which must be position independent.
 pub(crate) fn flat(source: &str) -> Vec<u8> {
     let directory = tempfile::tempdir().expect("a temporary directory");
