@@ -140,6 +140,10 @@ impl ThreadHandle for Handle {
             system_ns: clock::scale().nanoseconds(self.0.system_ticks.load(Ordering::Relaxed)),
         }
     }
+
+    fn is_current(&self) -> bool {
+        Arc::ptr_eq(&self.0, &current_arc())
+    }
 }
 
 /// Where processor time since the last accounting went.

@@ -31,6 +31,9 @@ pub trait ThreadHandle: Send + Sync {
     /// kernel on its behalf.
     fn cpu_time_ns(&self) -> CpuTime;
 
+    /// Whether this is the running thread.
+    fn is_current(&self) -> bool;
+
     /// The thread is to be scheduled in another way from now on.
     fn scheduling_changed(&self, _new: crate::task::sched::Scheduling) {}
 }

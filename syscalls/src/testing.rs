@@ -334,6 +334,10 @@ impl ThreadHandle for TestHandle {
         }
     }
 
+    fn is_current(&self) -> bool {
+        core::ptr::addr_eq(self, Arc::as_ptr(&current_handle()))
+    }
+
     fn cpu_time_ns(&self) -> CpuTime {
         *lock(&self.cpu_time)
     }

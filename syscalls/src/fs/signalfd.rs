@@ -16,7 +16,6 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
-    platform::platform,
     sync::Mutex,
     table::{Call, Flags},
     task::{
@@ -86,10 +85,9 @@ pub struct SignalFd {
 impl SignalFd {
     /// The thread that is running now.
     fn current(&self) -> Option<Arc<Thread>> {
-        let handle = platform().current_handle();
         let processes = self.system.upgrade()?.processes();
         let mut threads = processes.iter().flat_map(|process| process.threads());
-        threads.find(|thread| thread.handle.get().is_some_and(|own| Arc::ptr_eq(own, &handle)))
+        threads.find(|thread| thread.handle.get().is_some_and(|handle| handle.is_current()))
     }
 
     /// What `/proc/<pid>/fdinfo` tells: the signals.

@@ -50,7 +50,7 @@ impl Vfs {
         let nameless = Tmpfs::superblock("tmpfs", device(1), 0o700);
         let root = Tmpfs::superblock("tmpfs", device(2), 0o755);
         Self {
-            root: Mount::whole(root, "rootfs", MountFlags::RELATIME).root_path(),
+            root: Mount::whole(root, "hermix", MountFlags::RELATIME).root_path(),
             nameless: Mount::whole(nameless, "none", MountFlags::default()),
             next_minor: AtomicU32::new(3),
             reports_missing_files: AtomicBool::new(false),

@@ -279,9 +279,8 @@ impl Task {
     /// ended.
     fn state(&self) -> (char, &'static str) {
         let Some(thread) = &self.thread else { return ('Z', "zombie") };
-        let current = platform().current_handle();
         let is_current =
-            |thread: &Thread| thread.handle.get().is_some_and(|own| Arc::ptr_eq(own, &current));
+            |thread: &Thread| thread.handle.get().is_some_and(|handle| handle.is_current());
         if self.process.exit().is_some() {
             ('Z', "zombie")
         } else if self.process.is_stopped() {
