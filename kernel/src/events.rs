@@ -93,7 +93,7 @@ fn input(bytes: &[u8]) {
     decoder.push(bytes);
     loop {
         match decoder.next_frame() {
-            Ok(Some((Kind::Stdin, payload))) if payload.is_empty() => {
+            Ok(Some((Kind::Stdin, []))) => {
                 system.console.end_of_input();
             }
             Ok(Some((Kind::Stdin, payload))) => system.console.feed(payload),

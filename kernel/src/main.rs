@@ -5,6 +5,7 @@
 //! application ([`trap`]).
 #![no_std]
 #![no_main]
+#![allow(unreachable_pub, reason = "in a binary, `pub` marks what a module offers to the others")]
 
 extern crate alloc;
 

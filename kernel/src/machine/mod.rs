@@ -10,8 +10,8 @@ mod pc;
 
 /// Memory: kernel mappings, process page tables, copies that survive faults.
 pub use pc::paging::{
-    DIRECT_MAP, KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, is_mapped_stack,
-    kernel_range, map_kernel_page, phys_to_virt, unmap_kernel_page, virt_to_phys,
+    KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, is_mapped_stack, map_kernel_page,
+    phys_to_virt, unmap_kernel_page, virt_to_phys,
 };
 pub use pc::traps::{compare_exchange_user, copy_user, load_user, zero_user};
 

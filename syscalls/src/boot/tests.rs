@@ -68,6 +68,7 @@ impl Run {
     }
 
     /// argv, env, auxv as the program finds them.
+    #[allow(clippy::type_complexity, reason = "three lists, named where they are taken apart")]
     fn stack(&self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(u64, u64)>) {
         let mut at = self.start.regs.rsp;
         let mut next = || {

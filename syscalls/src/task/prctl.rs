@@ -241,7 +241,7 @@ fn set_vma_name(ctx: &Ctx<'_>, start: u64, len: u64, name: UserAddr) -> SysResul
         Some(name)
     };
     let page = crate::page::PAGE_SIZE as u64;
-    if start % page != 0 {
+    if !start.is_multiple_of(page) {
         return Err(Errno::EINVAL);
     }
     let end = start

@@ -20,7 +20,7 @@ pub(crate) const CALLS: &[Call] = calls! {
 
 /// A registered `struct rseq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RseqArea {
+pub(crate) struct RseqArea {
     /// Where it is.
     pub addr: UserAddr,
     /// Its length in bytes.
@@ -30,9 +30,9 @@ pub struct RseqArea {
 }
 
 /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN`: the fields up to `mm_cid`.
-pub const FEATURE_SIZE: u64 = 28;
+pub(crate) const FEATURE_SIZE: u64 = 28;
 /// See [`FEATURE_SIZE`].
-pub const ALIGN: u64 = 32;
+pub(crate) const ALIGN: u64 = 32;
 
 const ORIGINAL_LEN: u32 = 32;
 const FLAG_UNREGISTER: u32 = 1;
@@ -82,7 +82,7 @@ fn rseq(ctx: &mut Ctx<'_>, addr: UserAddr, len: u32, flags: Flags, signature: u3
         }
         return Err(if area.signature == signature { Errno::EBUSY } else { Errno::EPERM });
     }
-    if len < ORIGINAL_LEN || addr.0 % ALIGN != 0 {
+    if len < ORIGINAL_LEN || !addr.0.is_multiple_of(ALIGN) {
         return Err(Errno::EINVAL);
     }
     addr.check(len as usize)?;

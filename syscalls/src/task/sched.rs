@@ -230,7 +230,7 @@ fn sched_setaffinity(ctx: &mut Ctx<'_>, pid: i32, cpusetsize: usize, mask: UserA
 
 fn sched_getaffinity(ctx: &mut Ctx<'_>, pid: i32, cpusetsize: usize, mask: UserAddr) -> SysResult {
     let count = platform().cpu_info().count;
-    if cpusetsize * 8 < count || cpusetsize % size_of::<u64>() != 0 {
+    if cpusetsize * 8 < count || !cpusetsize.is_multiple_of(size_of::<u64>()) {
         return Err(Errno::EINVAL);
     }
     let affinity = find(ctx, pid).map_err(|_| Errno::ESRCH)?.scheduling.lock().affinity & online();

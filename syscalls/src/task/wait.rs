@@ -154,7 +154,7 @@ fn wait4(
         i32::MIN => return Err(Errno::ESRCH),
         -1 => Which::Any,
         0 => Which::Group(ctx.thread.process.pgid()),
-        ..0 => Which::Group(-pid),
+        pid if pid < 0 => Which::Group(-pid),
         _ => Which::Process(pid),
     };
     let Some(found) = wait(ctx, &which, options.0 | WEXITED)? else { return Ok(0) };

@@ -95,8 +95,6 @@ pub struct Features {
     pub xsave_size: usize,
     /// CPUID.1:EDX.
     pub leaf1_edx: u32,
-    /// Invariant TSC.
-    pub invariant_tsc: bool,
     /// Under a hypervisor.
     pub hypervisor: bool,
 }
@@ -157,7 +155,6 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     unsafe { XCr0::write(enabled) };
     // Queried after XCR0 is set: EBX depends on it.
     let xsave_size = __cpuid_count(0xd, 0).ebx as usize;
-    let power = __cpuid_count(0x8000_0000, 0).eax >= 0x8000_0007;
     FEATURES.call_once(|| Features {
         fsgsbase,
         xsaveopt: __cpuid_count(0xd, 1).eax & 1 != 0,
@@ -165,7 +162,6 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         xfeatures: enabled.bits(),
         xsave_size,
         leaf1_edx: leaf1.edx,
-        invariant_tsc: power && __cpuid_count(0x8000_0007, 0).edx & 1 << 8 != 0,
         hypervisor: leaf1.ecx & 1 << 31 != 0,
     });
 

@@ -103,9 +103,7 @@ pub fn phys_slice(range: PhysRange) -> Option<&'static [u8]> {
 
 /// The range of physical memory that the kernel's image takes.
 pub fn kernel_range() -> PhysRange {
-    // SAFETY: only the symbols' addresses are taken.
-    let (start, end) =
-        unsafe { ((&raw const __text_start) as u64, (&raw const __kernel_end) as u64) };
+    let (start, end) = ((&raw const __text_start) as u64, (&raw const __kernel_end) as u64);
     PhysRange::new(virt_to_phys(start), virt_to_phys(end))
 }
 
@@ -197,15 +195,12 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
     }
     level[index(DIRECT_MAP, 1)].store(PRESENT | WRITABLE | LARGE | NO_EXECUTE, Ordering::Relaxed);
 
-    // SAFETY: only the symbols' addresses are taken.
-    let [text, text_end, rodata_end, end] = unsafe {
-        [
-            &raw const __text_start,
-            &raw const __text_end,
-            &raw const __rodata_end,
-            &raw const __kernel_end,
-        ]
-    }
+    let [text, text_end, rodata_end, end] = [
+        &raw const __text_start,
+        &raw const __text_end,
+        &raw const __rodata_end,
+        &raw const __kernel_end,
+    ]
     .map(|symbol| symbol as u64);
     let segments = [
         (text..text_end, Protection::READ | Protection::EXEC),
@@ -247,7 +242,7 @@ fn kernel_root() -> u64 {
 /// [`OutOfMemory`].
 pub fn map_kernel_page(at: u64, frame: Frame, protection: Protection) -> Result<(), OutOfMemory> {
     let entry = leaf(kernel_root(), at, 0)?;
-    entry.store(frame.0 * FRAME_SIZE | kernel_flags(protection), Ordering::Release);
+    entry.store((frame.0 * FRAME_SIZE) | kernel_flags(protection), Ordering::Release);
     Ok(())
 }
 
@@ -255,7 +250,7 @@ pub fn map_kernel_page(at: u64, frame: Frame, protection: Protection) -> Result<
 pub fn unmap_kernel_page(at: u64) -> Option<Frame> {
     let value = find(kernel_root(), at)?.swap(0, Ordering::AcqRel);
     tlb::flush(VirtAddr::new(at));
-    (value & PRESENT != 0).then(|| Frame((value & ADDRESS) / FRAME_SIZE))
+    (value & PRESENT != 0).then_some(Frame((value & ADDRESS) / FRAME_SIZE))
 }
 
 /// Whether a stack frame at `address` can be read: it lies in the image's data (the boot stack) or
@@ -270,7 +265,7 @@ pub fn is_mapped_stack(address: u64) -> bool {
         let root = KERNEL_PML4.get()?;
         Some(find(*root, address)?.load(Ordering::Relaxed) & PRESENT != 0)
     };
-    in_image || (address < DEVICES && address >= KERNEL_STACKS && on_stack() == Some(true))
+    in_image || ((KERNEL_STACKS..DEVICES).contains(&address) && on_stack() == Some(true))
 }
 
 static NEXT_DEVICE: AtomicU64 = AtomicU64::new(DEVICES);
@@ -425,7 +420,7 @@ impl PageTable for ProcessTable {
     fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory> {
         let entry = leaf(self.root, at.0, APPLICATION)?;
         debug_assert_eq!(entry.load(Ordering::Relaxed) & (PRESENT | PARKED), 0);
-        entry.store(page.into_raw().0 * FRAME_SIZE | Self::flags(protection), Ordering::Release);
+        entry.store((page.into_raw().0 * FRAME_SIZE) | Self::flags(protection), Ordering::Release);
         Ok(())
     }
 
@@ -436,7 +431,7 @@ impl PageTable for ProcessTable {
         protection: Protection,
     ) -> Result<Option<Page>, OutOfMemory> {
         let entry = leaf(self.root, at.0, APPLICATION)?;
-        let new = page.into_raw().0 * FRAME_SIZE | Self::flags(protection);
+        let new = (page.into_raw().0 * FRAME_SIZE) | Self::flags(protection);
         let old = entry.swap(new, Ordering::AcqRel);
         if old & PRESENT != 0 {
             self.flush_one(at.0);

@@ -440,16 +440,13 @@ unsafe extern "C" {
 
 /// Address of a vector's stub, for its gate.
 pub fn stub_address(vector: usize) -> u64 {
-    // SAFETY: only the symbol's address is taken.
-    let base = unsafe { (&raw const trap_stubs) as u64 };
+    let base = (&raw const trap_stubs) as u64;
     base + (vector * STUB_LEN) as u64
 }
 
 /// Where a rewritten call site enters the kernel: with its number known, or in rax.
 pub fn stub_entry_address(number: Option<u32>) -> u64 {
-    // SAFETY: only the symbols' addresses are taken.
-    let (known, computed) =
-        unsafe { ((&raw const stub_entries) as u64, (&raw const stub_entry) as u64) };
+    let (known, computed) = ((&raw const stub_entries) as u64, (&raw const stub_entry) as u64);
     match number {
         // Linux has no call of the last number either: all beyond share its ENOSYS.
         Some(number) => {
