@@ -52,6 +52,9 @@ fn run(config: RunConfig, members: &[(&str, u32, &[u8])]) -> Result<Run, BootErr
     Ok(Run { machine, thread, start })
 }
 
+/// Arguments, environment, auxiliary vector.
+type Stack = (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(u64, u64)>);
+
 impl Run {
     fn word(&self, at: u64) -> u64 {
         run_as(&self.thread, |_| UserPtr::<u64>::from(UserAddr(at)).read()).unwrap()
@@ -68,8 +71,7 @@ impl Run {
     }
 
     /// argv, env, auxv as the program finds them.
-    #[allow(clippy::type_complexity, reason = "three lists, named where they are taken apart")]
-    fn stack(&self) -> (Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<(u64, u64)>) {
+    fn stack(&self) -> Stack {
         let mut at = self.start.regs.rsp;
         let mut next = || {
             at += 8;

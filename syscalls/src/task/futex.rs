@@ -86,7 +86,7 @@ impl Waiter {
 const BUCKETS: usize = 256;
 
 /// All futexes that somebody waits for.
-pub(crate) struct FutexTable {
+pub(super) struct FutexTable {
     buckets: [Mutex<VecDeque<Waiter>>; BUCKETS],
 }
 

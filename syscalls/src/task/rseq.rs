@@ -20,19 +20,19 @@ pub(crate) const CALLS: &[Call] = calls! {
 
 /// A registered `struct rseq`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RseqArea {
+pub(super) struct RseqArea {
     /// Where it is.
-    pub addr: UserAddr,
+    pub(super) addr: UserAddr,
     /// Its length in bytes.
-    pub len: u32,
+    pub(super) len: u32,
     /// What must precede abort handlers in the code.
-    pub signature: u32,
+    pub(super) signature: u32,
 }
 
 /// `AT_RSEQ_FEATURE_SIZE` and `AT_RSEQ_ALIGN`: the fields up to `mm_cid`.
-pub(crate) const FEATURE_SIZE: u64 = 28;
+pub(super) const FEATURE_SIZE: u64 = 28;
 /// See [`FEATURE_SIZE`].
-pub(crate) const ALIGN: u64 = 32;
+pub(super) const ALIGN: u64 = 32;
 
 const ORIGINAL_LEN: u32 = 32;
 const FLAG_UNREGISTER: u32 = 1;

@@ -64,7 +64,8 @@ pub struct Thread {
     pub(super) rseq: Mutex<Option<RseqArea>>,
     /// Whether there is an [`RseqArea`].
     pub(super) rseq_registered: AtomicBool,
-    /// The rseq area is to be brought up to date before the thread goes on.
+    /// There is something to do before the thread goes on: its rseq area is to be brought up to
+    /// date, its id to be stored, or its mask to be restored.
     pub(super) has_notice: AtomicBool,
     /// What signal frames tell of the last processor exception.
     pub(super) fault: Mutex<super::signal::FaultState>,
@@ -240,6 +241,7 @@ impl Thread {
     /// handler.
     pub fn set_temporary_mask(&self, mask: SignalSet) {
         self.saved_mask.lock().get_or_insert(self.mask());
+        self.has_notice.store(true, Ordering::SeqCst);
         self.set_mask(mask);
     }
 

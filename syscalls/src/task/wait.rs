@@ -151,11 +151,11 @@ fn wait4(
         return Err(Errno::EINVAL);
     }
     let which = match pid {
-        i32::MIN => return Err(Errno::ESRCH),
         -1 => Which::Any,
         0 => Which::Group(ctx.thread.process.pgid()),
-        pid if pid < 0 => Which::Group(-pid),
-        _ => Which::Process(pid),
+        1.. => Which::Process(pid),
+        i32::MIN => return Err(Errno::ESRCH),
+        group => Which::Group(-group),
     };
     let Some(found) = wait(ctx, &which, options.0 | WEXITED)? else { return Ok(0) };
     let status = match found.event {

@@ -236,10 +236,7 @@ fn enter_handler(
 impl Thread {
     /// Whether [`return_to_user`] has more to do than to store a result.
     fn has_return_work(&self) -> bool {
-        self.has_pending_signal()
-            || self.has_notice.load(Ordering::SeqCst)
-            || self.set_child_tid.load(Ordering::Relaxed) != 0
-            || self.saved_mask.lock().is_some()
+        self.has_pending_signal() || self.has_notice.load(Ordering::SeqCst)
     }
 
     /// To be called by the scheduler when it takes the processor from the thread or moves it to
