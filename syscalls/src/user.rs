@@ -327,12 +327,8 @@ impl UserBuffers {
     /// One buffer.
     ///
     /// # Errors
-    /// `EFAULT` where it is not in the application's half; `EINVAL` where `len` is negative as a
-    /// signed number.
+    /// `EFAULT` where it is not in the application's half.
     pub fn single(addr: UserAddr, len: usize) -> Result<Self, Errno> {
-        if len > isize::MAX as usize {
-            return Err(Errno::EINVAL);
-        }
         addr.check(len)?;
         let len = len.min(MAX_RW_COUNT);
         Ok(Self { current: (addr, len), rest: Vec::new().into_iter(), remaining: len })

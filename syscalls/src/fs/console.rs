@@ -33,7 +33,7 @@ use linux_raw_sys::{general as linux, ioctl};
 use super::{
     FdTable, File, FileDescription, Io, Vfs, WriteAccess,
     anon::AnonymousInode,
-    inode::{FileType, Metadata},
+    inode::{Changes, FileType, Metadata},
     pipe::send_broken_pipe,
     tty::{
         Tty, TtyDriver,
@@ -211,7 +211,7 @@ impl Console {
             1 => (Direction::Output(Kind::Stdout), linux::O_WRONLY),
             _ => (Direction::Output(Kind::Stderr), linux::O_WRONLY),
         };
-        let inode = AnonymousInode::new(&Credentials::new(self.owner.0, self.owner.1));
+        let inode = Arc::new(AnonymousInode::new(&Credentials::new(self.owner.0, self.owner.1)));
         (Arc::new(StreamFile { direction, inode, shared: self.shared.clone() }), flags)
     }
 
@@ -258,7 +258,7 @@ enum Direction {
 /// A standard stream that is no terminal: bytes pass unchanged.
 pub struct StreamFile {
     direction: Direction,
-    inode: AnonymousInode,
+    inode: Arc<AnonymousInode>,
     shared: Arc<Shared>,
 }
 
@@ -380,6 +380,11 @@ impl File for StreamFile {
         Some(self.inode.metadata(FileType::Fifo, 0o600))
     }
 
+    fn set_attributes(&self, changes: &Changes) -> Result<(), Errno> {
+        self.inode.set_attributes(changes);
+        Ok(())
+    }
+
     fn describe(&self) -> String {
         format!("pipe:[{}]", self.inode.ino)
     }
@@ -387,7 +392,7 @@ impl File for StreamFile {
     fn reopen(&self, _flags: u32, _thread: &Thread) -> Result<Arc<dyn File>, Errno> {
         Ok(Arc::new(Self {
             direction: self.direction,
-            inode: self.inode,
+            inode: self.inode.clone(),
             shared: self.shared.clone(),
         }))
     }

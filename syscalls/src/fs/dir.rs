@@ -104,6 +104,11 @@ impl File for DirFile {
         true
     }
 
+    /// Positions are cookies, up to the largest.
+    fn size(&self) -> u64 {
+        i64::MAX as u64
+    }
+
     fn allocate(&self, _io: Io<'_>, _mode: u32, _offset: u64, _len: u64) -> Result<(), Errno> {
         Err(Errno::EISDIR)
     }

@@ -138,8 +138,11 @@ impl FileLocks {
 }
 
 fn locks_of(description: &FileDescription) -> Result<Arc<FileLocks>, Errno> {
-    let state = description.inode().and_then(|inode| inode.state()).ok_or(Errno::ENOLCK)?;
-    Ok(state.locks.call_once(Arc::default).clone())
+    let locks = match description.inode().and_then(|inode| inode.state()) {
+        Some(state) => &state.locks,
+        None => &description.locks,
+    };
+    Ok(locks.call_once(Arc::default).clone())
 }
 
 /// `man 2 flock`.

@@ -52,7 +52,7 @@ use core::{
 };
 
 pub use fdtable::{FdEntry, FdTable, OnExec, install_fd};
-pub use inode::{Inode, Metadata};
+pub use inode::{Changes, Inode, Metadata};
 pub use path::Path;
 pub use vfs::Vfs;
 pub use walk::FsContext;
@@ -62,7 +62,7 @@ use linux_raw_sys::general as linux;
 use crate::{
     Errno, SysResult,
     mm::Mapping,
-    sync::BlockingMutex,
+    sync::{BlockingMutex, Once},
     task::Thread,
     user::{Sink, Source, UserAddr},
     wait::{PollEvents, PollTable},
@@ -107,6 +107,11 @@ pub trait File: Send + Sync + Any {
     /// Whether the file has a position (regular files, directories, block devices): `lseek`,
     /// `pread` and `pwrite` answer `ESPIPE` where it has none.
     fn is_seekable(&self) -> bool {
+        false
+    }
+
+    /// Whether `lseek` does nothing and answers 0, as for `/dev/null`.
+    fn has_fixed_position(&self) -> bool {
         false
     }
 
@@ -172,6 +177,14 @@ pub trait File: Send + Sync + Any {
         None
     }
 
+    /// Changes what [`Self::metadata`] gives.
+    ///
+    /// # Errors
+    /// `EPERM` where that cannot be.
+    fn set_attributes(&self, _changes: &Changes) -> Result<(), Errno> {
+        Err(Errno::EPERM)
+    }
+
     /// What the link in `/proc/self/fd` shows for a file without a path: `pipe:[5]`,
     /// `anon_inode:[eventfd]`.
     fn describe(&self) -> String {
@@ -218,6 +231,8 @@ pub struct FileDescription {
     pub offset: BlockingMutex<u64>,
     path: Option<Path>,
     access: WriteAccess,
+    /// Locks on a file whose inode keeps none: they exclude nobody but one another.
+    locks: Once<Arc<lock::FileLocks>>,
     /// `F_SETOWN`, `F_SETSIG`.
     pub owner: crate::sync::Mutex<IoOwner>,
     /// The epoll instances that watch it.
@@ -264,6 +279,7 @@ impl FileDescription {
             offset: BlockingMutex::new(0),
             path,
             access,
+            locks: Once::new(),
             owner: Default::default(),
             epoll_items: epoll::Watchers::default(),
         })
@@ -306,7 +322,8 @@ impl FileDescription {
     #[must_use]
     pub fn is_readable(&self) -> bool {
         let flags = self.flags();
-        flags & linux::O_PATH == 0 && flags & linux::O_ACCMODE != linux::O_WRONLY
+        let mode = flags & linux::O_ACCMODE;
+        flags & linux::O_PATH == 0 && (mode == linux::O_RDONLY || mode == linux::O_RDWR)
     }
 
     /// Whether it may be written.

@@ -17,7 +17,7 @@ use linux_raw_sys::{general as linux, ioctl};
 use super::{
     File, Io,
     anon::AnonymousInode,
-    inode::{FileType, Metadata},
+    inode::{Changes, FileType, Metadata},
     open_file,
 };
 use crate::{
@@ -583,6 +583,11 @@ impl File for PipeFile {
 
     fn metadata(&self) -> Option<Metadata> {
         Some(self.pipe.inode.metadata(FileType::Fifo, 0o600))
+    }
+
+    fn set_attributes(&self, changes: &Changes) -> Result<(), Errno> {
+        self.pipe.inode.set_attributes(changes);
+        Ok(())
     }
 
     fn describe(&self) -> String {

@@ -7,8 +7,9 @@ use linux_raw_sys::{general as linux, general::iovec};
 use super::{
     FileDescription, Io,
     at::{check_flags, is_regular},
+    dir::DirFile,
     notify,
-    tmpfs::Limited,
+    tmpfs::{Limited, MAX_FILE_SIZE},
 };
 use crate::{
     Ctx, Errno, SysResult, calls,
@@ -72,6 +73,14 @@ fn open_for_writing(ctx: &Ctx<'_>, fd: Fd) -> Result<Arc<FileDescription>, Errno
     if description.is_writable() { Ok(description) } else { Err(Errno::EBADF) }
 }
 
+/// Offsets are signed: a transfer must not lead beyond the last one.
+fn check_range(offset: u64, len: usize) -> Result<(), Errno> {
+    match offset.checked_add(len as u64) {
+        Some(end) if end <= i64::MAX as u64 => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// Reads from an open file that may be read.
 ///
 /// # Errors
@@ -92,9 +101,13 @@ pub(super) fn read_file(
         file.read(io, to, 0)?
     } else {
         match position {
-            Position::At(offset) => file.read(io, to, offset)?,
+            Position::At(offset) => {
+                check_range(offset, to.remaining())?;
+                file.read(io, to, offset)?
+            }
             Position::Current => {
                 let mut offset = description.offset.lock();
+                check_range(*offset, to.remaining())?;
                 let count = file.read(io, to, *offset)?;
                 *offset += count as u64;
                 count
@@ -135,11 +148,13 @@ pub(super) fn write_file(
         match position {
             Position::At(offset) => {
                 let start = if appends { file.size() } else { offset };
+                check_range(start, from.remaining())?;
                 write_limited(io, description, from, start)?
             }
             Position::Current => {
                 let mut offset = description.offset.lock();
                 let start = if appends { file.size() } else { *offset };
+                check_range(start, from.remaining())?;
                 let count = write_limited(io, description, from, start)?;
                 *offset = if appends { file.size() } else { start + count as u64 };
                 count
@@ -311,6 +326,10 @@ fn lseek(ctx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: u32) -> SysResult {
     if !file.is_seekable() {
         return Err(Errno::ESPIPE);
     }
+    if file.has_fixed_position() {
+        return Ok(0);
+    }
+    let is_directory = file.as_any().is::<DirFile>();
     let mut position = description.offset.lock();
     let absolute = || u64::try_from(offset).map_err(|_| Errno::ENXIO);
     let new = match whence {
@@ -320,7 +339,9 @@ fn lseek(ctx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: u32) -> SysResult {
         linux::SEEK_DATA => file.seek_data(absolute()?)? as i64,
         _ => file.seek_hole(absolute()?)? as i64,
     };
-    *position = u64::try_from(new).map_err(|_| Errno::EINVAL)?;
+    let limit = if is_directory { i64::MAX as u64 } else { MAX_FILE_SIZE };
+    let new = u64::try_from(new).ok().filter(|new| *new <= limit);
+    *position = new.ok_or(Errno::EINVAL)?;
     Ok(*position as usize)
 }
 

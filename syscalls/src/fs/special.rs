@@ -138,6 +138,10 @@ impl File for MemoryDevice {
         true
     }
 
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
         match (self, request) {
             (Self::Random, RNDGETENTCNT) => UserPtr::from(arg).write(&ENTROPY_BITS).map(|()| 0),

@@ -132,7 +132,10 @@ fn newfstatat(
     out: UserPtr<stat>,
     Flags(flags): Flags,
 ) -> SysResult {
-    let known = linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH | linux::AT_NO_AUTOMOUNT;
+    let known = linux::AT_SYMLINK_NOFOLLOW
+        | linux::AT_EMPTY_PATH
+        | linux::AT_NO_AUTOMOUNT
+        | linux::AT_STATX_SYNC_TYPE;
     check_flags(flags, known)?;
     if directory != CWD && is_empty_path(path, flags)? {
         return fstat(ctx, Fd(directory.0), out);
@@ -231,8 +234,22 @@ fn sys_statfs(ctx: &mut Ctx<'_>, path: PathArg, out: UserPtr<statfs>) -> SysResu
 fn fstatfs(ctx: &mut Ctx<'_>, fd: Fd, out: UserPtr<statfs>) -> SysResult {
     let description = ctx.thread.files().get(fd.0)?;
     let place = description.place(&ctx.thread.process.system.vfs);
-    out.write(&file_system(&place.mount))?;
+    let mut answer = file_system(&place.mount);
+    if description.path().is_none() {
+        answer = statfs { f_type: pathless_magic(&description).into(), f_blocks: 0, ..answer };
+        (answer.f_bfree, answer.f_bavail, answer.f_files, answer.f_ffree) = (0, 0, 0, 0);
+    }
+    out.write(&answer)?;
     Ok(0)
+}
+
+/// The file system that Linux has files of this kind in.
+fn pathless_magic(description: &FileDescription) -> u32 {
+    match description.metadata().mode & linux::S_IFMT {
+        linux::S_IFIFO => linux::PIPEFS_MAGIC,
+        linux::S_IFSOCK => linux::SOCKFS_MAGIC,
+        _ => linux::ANON_INODE_FS_MAGIC,
+    }
 }
 
 fn file_system(mount: &Mount) -> statfs {

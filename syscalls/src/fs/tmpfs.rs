@@ -41,8 +41,9 @@ use crate::{
     user::{Sink, Source},
 };
 
-/// The largest size of a file.
-pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
+/// The largest size of a file: that of ext4 with 4 KiB blocks, which programs are used to, rather
+/// than the largest offset.
+pub const MAX_FILE_SIZE: u64 = (1 << 44) - 4096;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -101,7 +102,7 @@ impl Tmpfs {
     pub fn unnamed_file(superblock: &Superblock, new: &NewInode<'_>) -> Option<Arc<dyn Inode>> {
         let root = superblock.root.inode();
         let root = root.as_any().downcast_ref::<TmpfsInode>()?;
-        let content = Content::Regular(FileData::default());
+        let content = Content::Regular(FileData::sealable());
         let inode = TmpfsInode::make(&root.fs, content, new, Timestamp::now());
         inode.attributes.lock().nlink = 0;
         Some(inode)
@@ -202,6 +203,16 @@ impl Cache {
     }
 }
 
+/// Whether a file can be sealed (`man 2 memfd_create`).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Sealing {
+    /// It is a file in memory.
+    Possible,
+    /// It has a name, as if on a disk.
+    #[default]
+    Impossible,
+}
+
 /// Content of a regular file.
 #[derive(Default)]
 pub struct FileData {
@@ -210,13 +221,13 @@ pub struct FileData {
     write: BlockingMutex<()>,
     /// `F_SEAL_*`.
     seals: AtomicU32,
+    sealing: Sealing,
     mappers: Mappers,
 }
 
 impl FileData {
-    /// Files with a name cannot be sealed.
-    fn named() -> Self {
-        Self { seals: AtomicU32::new(linux::F_SEAL_SEAL), ..Self::default() }
+    fn sealable() -> Self {
+        Self { sealing: Sealing::Possible, ..Self::default() }
     }
 
     fn with_base(base: Base) -> Self {
@@ -226,7 +237,7 @@ impl FileData {
             slots: BTreeMap::new(),
             populated: (base.len as u64).div_ceil(PAGE),
         };
-        Self { base: Some(base), cache: Mutex::new(cache), ..Self::named() }
+        Self { base: Some(base), cache: Mutex::new(cache), ..Self::default() }
     }
 
     fn base_bytes(&self, from: u64, to: u64) -> &'static [u8] {
@@ -584,7 +595,7 @@ impl TmpfsInode {
         let content = match data {
             ImageData::Directory => Content::Directory,
             ImageData::Regular(Some(base)) => Content::Regular(FileData::with_base(base)),
-            ImageData::Regular(None) => Content::Regular(FileData::named()),
+            ImageData::Regular(None) => Content::Regular(FileData::default()),
             ImageData::Symlink(target) => Content::Symlink(Cow::Borrowed(target)),
             ImageData::Special(kind) => Content::Special(
                 kind,
@@ -663,10 +674,11 @@ impl TmpfsInode {
         self.data().map_or(0, |data| data.seals.load(Ordering::Acquire))
     }
 
-    /// `F_GET_SEALS`: `None` for files that cannot have any.
+    /// `F_GET_SEALS`: `None` for files that cannot have any, as those with a name.
     #[must_use]
     pub fn get_seals(&self) -> Option<u32> {
-        self.data().map(|_| self.seals())
+        let data = self.data()?;
+        (data.sealing == Sealing::Possible).then(|| self.seals())
     }
 
     /// `F_ADD_SEALS`.
@@ -674,7 +686,8 @@ impl TmpfsInode {
     /// # Errors
     /// `EPERM` where seals are sealed, `EINVAL` where this is no regular file.
     pub fn add_seals(&self, seals: u32) -> Result<(), Errno> {
-        let data = self.data().ok_or(Errno::EINVAL)?;
+        let data = self.data().filter(|data| data.sealing == Sealing::Possible);
+        let data = data.ok_or(Errno::EINVAL)?;
         let _turn = data.write.lock();
         let present = self.seals();
         if present & linux::F_SEAL_SEAL != 0 {
@@ -834,7 +847,7 @@ impl Inode for TmpfsInode {
             return Err(Errno::ENOSPC);
         }
         let content = match new.kind {
-            NewKind::Regular => Content::Regular(FileData::named()),
+            NewKind::Regular => Content::Regular(FileData::default()),
             NewKind::Directory => Content::Directory,
             NewKind::Symlink(target) => Content::Symlink(Cow::Owned(target.to_vec())),
             NewKind::Special(kind, device) => Content::Special(kind, device),

@@ -231,6 +231,10 @@ impl Inode for PathlessInode {
         self.description.metadata()
     }
 
+    fn set_attributes(&self, changes: &super::Changes) -> Result<(), Errno> {
+        self.description.file.set_attributes(changes)
+    }
+
     fn open(
         self: Arc<Self>,
         _at: &Path,

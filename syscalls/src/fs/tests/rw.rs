@@ -279,3 +279,39 @@ fn whole_file_locks() {
     assert_eq!(flock(b, linux::LOCK_EX), Ok(0));
     assert_eq!(flock(b, 77), Err(Errno::EINVAL));
 }
+
+/// Found by running the programs of `tests/linux-bins` here and on Linux.
+#[test]
+fn corners_that_linux_has() {
+    let files = Files::new();
+    let fd = files.open("/f", CREATE).unwrap();
+    files.write(fd, b"abc").unwrap();
+    let largest = i64::MAX as u64;
+    let buffer = files.buffer.0;
+    assert_eq!(files.call(linux::__NR_read, &[fd, buffer, u64::MAX]), Err(Errno::EFAULT));
+    assert_eq!(files.call(linux::__NR_pread64, &[fd, buffer, 1, largest]), Err(Errno::EINVAL));
+    assert_eq!(files.call(linux::__NR_pwrite64, &[fd, buffer, 1, largest]), Err(Errno::EINVAL));
+    assert_eq!(files.call(linux::__NR_lseek, &[fd, largest, 0]), Err(Errno::EINVAL));
+    assert_eq!(files.call(linux::__NR_ftruncate, &[fd, largest]), Err(Errno::EFBIG));
+    let neither = files.open("/f", linux::O_ACCMODE).unwrap();
+    assert_eq!(files.read(neither, 1), Err(Errno::EBADF));
+    assert_eq!(files.write(neither, b"x"), Err(Errno::EBADF));
+    let sync = linux::AT_STATX_DONT_SYNC;
+    assert_eq!(files.stat_with("/f", sync).map(|found| found.st_size), Ok(3));
+    assert_eq!(files.call(linux::__NR_fcntl, &[fd, linux::F_GET_SEALS.into()]), Err(Errno::EINVAL));
+    let device = [(linux::S_IFCHR | 0o666).into(), 0x103];
+    files.on_path(linux::__NR_mknod, "/null", &device).unwrap();
+    let null = files.open("/null", linux::O_RDWR).unwrap();
+    assert_eq!(files.call(linux::__NR_lseek, &[null, 5, 0]), Ok(0));
+    files.call(linux::__NR_pipe2, &[buffer, 0]).unwrap();
+    let ends: [i32; 2] = files.process.read(files.buffer);
+    let pipe = ends[0] as u64;
+    assert_eq!(files.call(linux::__NR_flock, &[pipe, linux::LOCK_SH.into()]), Ok(0));
+    assert_eq!(files.call(linux::__NR_fchmod, &[pipe, 0o644]), Ok(0));
+    assert_eq!(files.call(linux::__NR_fstat, &[pipe, buffer]), Ok(0));
+    let found: linux::stat = files.process.read(files.buffer);
+    assert_eq!(found.st_mode, linux::S_IFIFO | 0o644);
+    assert_eq!(files.call(linux::__NR_fstatfs, &[pipe, buffer]), Ok(0));
+    let found: linux::statfs = files.process.read(files.buffer);
+    assert_eq!(found.f_type, i64::from(linux::PIPEFS_MAGIC));
+}
