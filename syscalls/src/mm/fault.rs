@@ -9,7 +9,8 @@ use alloc::sync::Arc;
 use core::ops::Range;
 
 use super::{
-    Access, AddressSpace, CodePage, CodePatcher, Entry, Fault, Mapping, Protection, Vma, VmaFlags,
+    Access, Accounts, AddressSpace, CodePage, CodePatcher, Entry, Fault, FileBacking, Mapping,
+    Protection, Vma, VmaFlags,
     space::{Inner, PAGE, to_user},
     vma::{MIN_ADDR, STACK_GUARD_GAP, same_mapping},
 };
@@ -83,124 +84,117 @@ impl AddressSpace {
     fn try_fault(&self, at: u64, access: Access, fetched: Option<Fetched>) -> Result<Step, Fault> {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        if inner.tree.find(at).is_none() {
+        // One look at the tree, but for the fault that makes a stack grow.
+        let mut found = inner.tree.find_mut(at);
+        if found.is_none() {
             self.grow_stack(inner, at)?;
+            found = inner.tree.find_mut(at);
         }
-        let vma = inner.tree.find(at).ok_or(Fault::NotMapped)?;
+        let vma = found.ok_or(Fault::NotMapped)?;
+        let (accounts, zeros) = (&mut inner.accounts, &mut inner.zero_page);
         if !allows(vma.protection, access) {
             return Err(Fault::NotAllowed);
         }
-        match self.table.get(UserAddr(at)) {
+        let addr = UserAddr(at);
+        match self.table.get(addr) {
+            None if vma.is_anonymous() => self.map_zeros(vma, accounts, zeros, addr, access)?,
             // Another thread has been here, or the processor remembers what was.
-            Some(entry) if allows(entry.protection, access) => Ok(Step::Done),
+            Some(entry) if allows(entry.protection, access) => {}
             Some(entry) if access == Access::Write && !vma.is_shared() => {
-                self.break_sharing(inner, at, entry)
+                self.break_sharing(vma, zeros.as_ref(), addr, entry)?;
             }
             Some(entry) if access != Access::Write => {
                 // Mapped with less than the area allows, for no reason that is left.
                 let protection =
                     (vma.protection - Protection::WRITE) | (entry.protection & Protection::WRITE);
-                let range = UserAddr(at)..UserAddr(at + PAGE);
-                self.table.protect(range, &mut |_| protection);
-                Ok(Step::Done)
+                self.table.protect(addr..addr.offset(PAGE_SIZE), &mut |_| protection);
             }
-            present => match vma.file() {
-                None => self.map_zeros(inner, at, access),
-                Some(_) => self.map_file_page(inner, at, access, present, fetched),
-            },
+            present => {
+                let file = vma.file().ok_or(Fault::NotMapped)?;
+                match usable(vma, file, at, access, fetched) {
+                    Ok(fetched) => self.map_file_page(vma, accounts, addr, present, fetched)?,
+                    Err(mut wanted) => {
+                        let is_code = vma.protection.contains(Protection::EXEC) && !vma.is_shared();
+                        wanted.patcher = inner.patcher.clone().filter(|_| is_code);
+                        return Ok(Step::Fetch(wanted));
+                    }
+                }
+            }
         }
+        Ok(Step::Done)
     }
 
     /// First touch of anonymous memory.
-    fn map_zeros(&self, inner: &mut Inner, at: u64, access: Access) -> Result<Step, Fault> {
-        let protection = inner.tree.find(at).ok_or(Fault::NotMapped)?.protection;
+    fn map_zeros(
+        &self,
+        vma: &Vma,
+        accounts: &mut Accounts,
+        zeros: &mut Option<Page>,
+        at: UserAddr,
+        access: Access,
+    ) -> Result<(), Fault> {
         if access == Access::Write {
-            self.table.map(UserAddr(at), Page::zeroed()?, protection)?;
+            self.table.map(at, Page::zeroed()?, vma.protection)?;
         } else {
-            let zeros = match &inner.zero_page {
+            let zeros = match zeros {
                 Some(page) => page.clone(),
-                None => inner.zero_page.insert(Page::zeroed()?).clone(),
+                None => zeros.insert(Page::zeroed()?).clone(),
             };
-            self.table.map(UserAddr(at), zeros, protection - Protection::WRITE)?;
+            self.table.map(at, zeros, vma.protection - Protection::WRITE)?;
         }
-        inner.accounts.mapped(1);
-        Ok(Step::Done)
+        accounts.mapped(1);
+        Ok(())
     }
 
     /// A write to a private page that is mapped read-only.
-    fn break_sharing(&self, inner: &mut Inner, at: u64, entry: Entry) -> Result<Step, Fault> {
-        let addr = UserAddr(at);
-        let protection = inner.tree.find(at).ok_or(Fault::NotMapped)?.protection;
+    fn break_sharing(
+        &self,
+        vma: &mut Vma,
+        zeros: Option<&Page>,
+        at: UserAddr,
+        entry: Entry,
+    ) -> Result<(), Fault> {
         // One reference is the table's, one is ours. Others can only come from these two.
         if platform().frame_refs(entry.page.frame()) == 2 {
-            self.table.protect(addr..addr.offset(PAGE_SIZE), &mut |_| protection);
+            self.table.protect(at..at.offset(PAGE_SIZE), &mut |_| vma.protection);
         } else {
-            let is_zeros =
-                inner.zero_page.as_ref().is_some_and(|zeros| zeros.frame() == entry.page.frame());
+            let is_zeros = zeros.is_some_and(|zeros| zeros.frame() == entry.page.frame());
             let copy = if is_zeros { Page::zeroed()? } else { entry.page.duplicate()? };
-            drop(self.table.replace(addr, copy, protection)?);
+            drop(self.table.replace(at, copy, vma.protection)?);
         }
-        if let Some(vma) = inner.tree.find_mut(at) {
-            vma.has_private_pages = true;
-        }
-        Ok(Step::Done)
+        vma.has_private_pages = true;
+        Ok(())
     }
 
-    /// A page of a mapping, if it has been fetched; else asks for it.
+    /// A page of a mapping that has been fetched.
     fn map_file_page(
         &self,
-        inner: &mut Inner,
-        at: u64,
-        access: Access,
+        vma: &mut Vma,
+        accounts: &mut Accounts,
+        at: UserAddr,
         present: Option<Entry>,
-        fetched: Option<Fetched>,
-    ) -> Result<Step, Fault> {
-        let vma = inner.tree.find(at).ok_or(Fault::NotMapped)?;
-        let file = vma.file().ok_or(Fault::NotMapped)?;
-        let index = vma.page_index(at);
-        let purpose = match access {
-            Access::Write if vma.is_shared() => Purpose::WriteShared,
-            Access::Write => Purpose::Copy,
-            _ => Purpose::Read,
-        };
-        let usable = fetched.filter(|fetched| {
-            same_mapping(&fetched.wanted.mapping, &file.mapping)
-                && fetched.wanted.index == index
-                && fetched.wanted.purpose == purpose
-                && fetched.generation == generation(&*file.mapping)
-        });
-        let Some(fetched) = usable else {
-            let window = window(vma, at, purpose);
-            let is_code = vma.protection.contains(Protection::EXEC) && !vma.is_shared();
-            return Ok(Step::Fetch(Wanted {
-                mapping: file.mapping.clone(),
-                index,
-                purpose,
-                around_at: window.start,
-                around: vma.page_index(window.start)..vma.page_index(window.end),
-                patcher: inner.patcher.clone().filter(|_| is_code),
-            }));
-        };
+        fetched: Fetched,
+    ) -> Result<(), Fault> {
+        let Fetched { wanted, page, is_private, around, .. } = fetched;
         // Without WRITE, a shared page of a file whose writes are noted faults once more for that.
         let read_only = vma.protection - Protection::WRITE;
-        let writes_are_free = vma.is_shared() && !file.mapping.tracks_writes();
-        let (page, protection) = match purpose {
-            Purpose::Read if writes_are_free => (fetched.page, vma.protection),
-            Purpose::Read => (fetched.page, read_only),
-            Purpose::Copy if fetched.is_private => (fetched.page, vma.protection),
-            Purpose::Copy => (fetched.page.duplicate()?, vma.protection),
-            Purpose::WriteShared => (fetched.page, vma.protection),
+        let writes_are_free = vma.is_shared() && !wanted.mapping.tracks_writes();
+        let (page, protection) = match wanted.purpose {
+            Purpose::Read if writes_are_free => (page, vma.protection),
+            Purpose::Read => (page, read_only),
+            Purpose::Copy if !is_private => (page.duplicate()?, vma.protection),
+            Purpose::Copy | Purpose::WriteShared => (page, vma.protection),
         };
-        let becomes_private = purpose == Purpose::Copy || fetched.is_private;
         if present.is_some() {
-            drop(self.table.replace(UserAddr(at), page, protection)?);
+            drop(self.table.replace(at, page, protection)?);
         } else {
-            self.table.map(UserAddr(at), page, protection)?;
-            inner.accounts.mapped(1);
+            self.table.map(at, page, protection)?;
+            accounts.mapped(1);
         }
+        vma.has_private_pages |= wanted.purpose == Purpose::Copy || is_private;
         let around_protection = if writes_are_free { vma.protection } else { read_only };
-        for (offset, page) in fetched.around.into_iter().enumerate() {
-            let neighbour = UserAddr(fetched.wanted.around_at + offset as u64 * PAGE);
+        for (offset, page) in around.into_iter().enumerate() {
+            let neighbour = UserAddr(wanted.around_at + offset as u64 * PAGE);
             if let Some(page) = page
                 && self.table.get(neighbour).is_none()
             {
@@ -208,13 +202,10 @@ impl AddressSpace {
                 if self.table.map(neighbour, page, around_protection).is_err() {
                     break;
                 }
-                inner.accounts.mapped(1);
+                accounts.mapped(1);
             }
         }
-        if becomes_private && let Some(vma) = inner.tree.find_mut(at) {
-            vma.has_private_pages = true;
-        }
-        Ok(Step::Done)
+        Ok(())
     }
 
     /// Extends the area above `at` down to it, if it grows down and may (`expand_downwards`).
@@ -349,6 +340,39 @@ fn allows(protection: Protection, access: Access) -> bool {
 
 fn generation(mapping: &dyn Mapping) -> u64 {
     mapping.mappers().map_or(0, super::Mappers::generation)
+}
+
+/// What was fetched, if it is what a fault of `vma` at `at` wants now; else what to fetch.
+fn usable(
+    vma: &Vma,
+    file: &FileBacking,
+    at: u64,
+    access: Access,
+    fetched: Option<Fetched>,
+) -> Result<Fetched, Wanted> {
+    let index = vma.page_index(at);
+    let purpose = match access {
+        Access::Write if vma.is_shared() => Purpose::WriteShared,
+        Access::Write => Purpose::Copy,
+        _ => Purpose::Read,
+    };
+    if let Some(fetched) = fetched
+        && same_mapping(&fetched.wanted.mapping, &file.mapping)
+        && fetched.wanted.index == index
+        && fetched.wanted.purpose == purpose
+        && fetched.generation == generation(&*file.mapping)
+    {
+        return Ok(fetched);
+    }
+    let window = window(vma, at, purpose);
+    Err(Wanted {
+        mapping: file.mapping.clone(),
+        index,
+        purpose,
+        around_at: window.start,
+        around: vma.page_index(window.start)..vma.page_index(window.end),
+        patcher: None,
+    })
 }
 
 /// The addresses to map around a fault at `at`.

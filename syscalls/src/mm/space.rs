@@ -360,13 +360,13 @@ impl AddressSpace {
         if flags.contains(VmaFlags::LOCKED) {
             inner.check_locked(len / PAGE, request.lock_limit)?;
         }
-        let replaced: u64 = inner
-            .tree
-            .overlapping(range.clone())
-            .map(|vma| (vma.end.min(range.end) - vma.start.max(range.start)) / PAGE)
-            .sum();
+        // A place that was looked for is free.
+        let (replaced, may_replace) = match request.place {
+            Place::Fixed(_) => (inner.mapped_pages(&range), true),
+            _ => (0, false),
+        };
         inner.check_growth(len / PAGE, replaced, request.protection, flags)?;
-        let removed = self.remove(inner, range.clone())?;
+        let removed = if may_replace { self.remove(inner, range.clone())? } else { Removed::new() };
         let vma = Vma {
             start,
             end: range.end,
@@ -449,7 +449,7 @@ impl AddressSpace {
             if is_accountable(protection, flags) && !is_accountable(former, flags) {
                 check_promise(pages)?;
             }
-            if inner.tree.len() + inner.tree.splits(&part) > MAX_AREAS {
+            if inner.tree.is_full(&part, 0) {
                 return Err(Errno::ENOMEM);
             }
             let becomes_code = protection.contains(Protection::EXEC)
@@ -519,7 +519,7 @@ impl AddressSpace {
     /// Removes the areas of `range` and their pages. The areas are dropped by the caller, without the
     /// lock.
     fn remove(&self, inner: &mut Inner, range: Range<u64>) -> Result<Removed, Errno> {
-        if inner.tree.len() + inner.tree.splits(&range) > MAX_AREAS {
+        if inner.tree.is_full(&range, 0) {
             return Err(Errno::ENOMEM);
         }
         let removed = inner.tree.take(range.clone());
@@ -825,7 +825,7 @@ impl AddressSpace {
             }
         };
         let old = old_start..old_start + old_len;
-        if inner.tree.len() + 1 + inner.tree.splits(&old) > MAX_AREAS {
+        if inner.tree.is_full(&old, 1) {
             return Err(Errno::ENOMEM);
         }
         let vma = inner.tree.find(old_start).ok_or(Errno::EFAULT)?;
@@ -860,7 +860,7 @@ impl AddressSpace {
         apply: impl FnMut(&mut Vma),
     ) -> Result<(), Errno> {
         let mut inner = self.inner.lock();
-        if inner.tree.len() + inner.tree.splits(&range) > MAX_AREAS {
+        if inner.tree.is_full(&range, 0) {
             return Err(Errno::ENOMEM);
         }
         inner.change(range, apply);
@@ -1006,6 +1006,12 @@ impl Inner {
             check_promise(pages)?;
         }
         Ok(())
+    }
+
+    /// Pages of `range` that are mapped.
+    fn mapped_pages(&self, range: &Range<u64>) -> u64 {
+        let part = |vma: &Vma| (vma.end.min(range.end) - vma.start.max(range.start)) / PAGE;
+        self.tree.overlapping(range.clone()).map(part).sum()
     }
 
     /// Whether `pages` more may be locked.

@@ -357,24 +357,41 @@ impl VmaTree {
         }
     }
 
-    /// Number of areas that [`Self::take`] or [`Self::update`] would add by splitting.
+    /// Whether splitting areas at the ends of `range` and adding `more` makes them too many
+    /// ([`MAX_AREAS`]).
     #[must_use]
-    pub fn splits(&self, range: &Range<u64>) -> usize {
-        let inside = |addr| usize::from(self.find(addr).is_some_and(|vma| vma.start < addr));
-        inside(range.start) + inside(range.end)
+    pub fn is_full(&self, range: &Range<u64>, more: usize) -> bool {
+        let splits = |addr| usize::from(self.find(addr).is_some_and(|vma| vma.start < addr));
+        self.len() + 2 + more > MAX_AREAS
+            && self.len() + more + splits(range.start) + splits(range.end) > MAX_AREAS
     }
 
-    /// Removes what overlaps `range`, splitting the areas at its ends.
+    /// Removes what overlaps `range`, splitting the areas at its ends; gives it from the top down.
     pub fn take(&mut self, range: Range<u64>) -> Vec<Vma> {
-        self.split_at(range.start);
-        self.split_at(range.end);
         let mut taken = Vec::new();
-        while let Some((&start, _)) = self.areas.range(range.clone()).next() {
-            taken.extend(self.areas.remove(&start));
-        }
-        if !taken.is_empty() {
-            let below = self.find_below(range.start).map_or(0, |vma| vma.end);
-            let above = self.find_from(range.end).map_or(self.search.base, Vma::guarded_start);
+        let below = loop {
+            let Some((&start, vma)) = self.areas.range_mut(..range.end).next_back() else {
+                break 0;
+            };
+            if vma.end <= range.start {
+                break vma.end;
+            }
+            if vma.end > range.end {
+                let rest = vma.split_off(range.end);
+                self.areas.insert(range.end, rest);
+            } else if start < range.start {
+                taken.push(vma.split_off(range.start));
+                break range.start;
+            } else {
+                taken.extend(self.areas.remove(&start));
+            }
+        };
+        if taken.iter().any(|vma| vma.flags.contains(VmaFlags::GROWS_DOWN)) {
+            // The gap that was kept below it may have held areas, and hidden gaps between them.
+            self.set_mmap_base(self.search.base);
+        } else if !taken.is_empty() {
+            let next = self.areas.range(range.end..).next();
+            let above = next.map_or(self.search.base, |(_, vma)| vma.guarded_start());
             if above > self.search.ceiling {
                 self.search.largest = self.search.largest.max(above.saturating_sub(below));
             }
@@ -383,12 +400,23 @@ impl VmaTree {
     }
 
     /// Adds an area where nothing is.
-    pub fn insert(&mut self, vma: Vma) {
-        let (start, end) = (vma.start, vma.end);
-        debug_assert!(start < end && self.overlapping(start..end).next().is_none());
-        self.areas.insert(start, vma);
-        self.merge_at(end);
-        self.merge_at(start);
+    pub fn insert(&mut self, mut vma: Vma) {
+        debug_assert!(self.overlapping(vma.start..vma.end).next().is_none());
+        if let Some(above) = self.areas.get(&vma.end)
+            && vma.can_merge(above)
+            && let Some(above) = self.areas.remove(&vma.end)
+        {
+            vma.end = above.end;
+            vma.has_private_pages |= above.has_private_pages;
+        }
+        if let Some((_, below)) = self.areas.range_mut(..vma.start).next_back()
+            && below.can_merge(&vma)
+        {
+            below.end = vma.end;
+            below.has_private_pages |= vma.has_private_pages;
+        } else {
+            self.areas.insert(vma.start, vma);
+        }
     }
 
     /// Changes the areas of `range` by `change`, which leaves their bounds alone.

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::mm::{
     Backing, FileBacking, MapRequest, Place, Protection, RemapRequest, RemapSource, RemapTarget,
-    SharedMemory, VmaFlags,
+    STACK_GUARD_GAP, SharedMemory, VmaFlags,
 };
 
 const BASE: u64 = 0x2000_0000;
@@ -478,30 +478,30 @@ proptest! {
 
     #[test]
     fn places_are_the_highest_that_are_free(
-        sizes in proptest::collection::vec((1..6u64, any::<bool>(), 0..100usize), 1..120)
+        sizes in proptest::collection::vec((1..6u64, any::<bool>(), 0..100usize, proptest::bool::weighted(0.1)), 1..120)
     ) {
         // Against a search of every address from the top.
         let top = 1u64 << 40;
         let mut tree = crate::mm::VmaTree::new(top);
-        let mut taken: Vec<Range<u64>> = Vec::new();
-        for (len, unmap, which) in sizes {
+        let mut taken: Vec<(Range<u64>, u64)> = Vec::new();
+        for (len, unmap, which, is_stack) in sizes {
             if unmap && !taken.is_empty() {
-                let range = taken.swap_remove(which % taken.len());
+                let (range, _) = taken.swap_remove(which % taken.len());
                 tree.take(range);
                 continue;
             }
             let len = len * PAGE;
-            let is_free = |at: u64| taken.iter().all(|range| at + len <= range.start || range.end <= at);
+            let is_free = |at: u64| taken.iter().all(|(range, guard)| at + len <= range.start - guard || range.end <= at);
             let expected = (1..).map(|page| top - page * PAGE).filter(|at| at + len <= top).find(|at| is_free(*at));
             let found = tree.find_gap(len);
             prop_assert_eq!(found, expected);
             let at = found.unwrap();
-            taken.push(at..at + len);
+            taken.push((at..at + len, if is_stack { STACK_GUARD_GAP } else { 0 }));
             tree.insert(crate::mm::Vma {
                 start: at,
                 end: at + len,
                 protection: if which % 2 == 0 { Protection::READ } else { Protection::WRITE },
-                flags: VmaFlags::empty(),
+                flags: if is_stack { VmaFlags::GROWS_DOWN } else { VmaFlags::empty() },
                 backing: Backing::Anonymous,
                 name: None,
                 has_private_pages: false,
