@@ -31,6 +31,7 @@ pub mod boot;
 pub mod errno;
 pub mod fs;
 pub mod mm;
+pub mod net;
 pub mod page;
 pub mod platform;
 pub mod strace;

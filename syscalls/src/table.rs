@@ -209,6 +209,7 @@ const FAMILIES: &[&[Call]] = &[
     crate::mm::advice::CALLS,
     crate::mm::calls::CALLS,
     crate::mm::lock::CALLS,
+    crate::net::CALLS,
     crate::task::clone::CALLS,
     crate::task::exec::CALLS,
     crate::task::exit::CALLS,

@@ -160,6 +160,17 @@ fn mknodat(
     Ok(0)
 }
 
+/// Makes the file of a socket that is bound to `path`.
+///
+/// # Errors
+/// As `mknod`.
+pub(crate) fn make_socket(ctx: &Ctx<'_>, lookup: &Lookup<'_>, path: &[u8]) -> Result<Path, Errno> {
+    let (directory, name) = place_for(lookup, path, FileType::Socket)?;
+    let kind = NewKind::Special(FileType::Socket, Device::default());
+    let permissions = 0o777 & !ctx.thread.fs().umask();
+    make(lookup, &directory, &name, &New { kind, permissions })
+}
+
 fn symlink(ctx: &mut Ctx<'_>, target: PathArg, path: PathArg) -> SysResult {
     symlinkat(ctx, target, CWD, path)
 }

@@ -137,7 +137,7 @@ impl State {
 }
 
 /// Sends `SIGPIPE` to the calling thread: it wrote where nobody reads.
-pub(super) fn send_broken_pipe(thread: &Thread) {
+pub(crate) fn send_broken_pipe(thread: &Thread) {
     let uid = thread.credentials().uid;
     thread.send(SigInfo::user(SignalNumber::SIGPIPE, thread.process.pid, uid));
 }

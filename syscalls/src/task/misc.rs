@@ -53,8 +53,6 @@ pub(crate) const CALLS: &[Call] = calls! {
     __NR_keyctl => not_permitted();
     __NR_lookup_dcookie => not_permitted();
     __NR_nfsservctl => not_implemented();
-    __NR_socket => no_sockets(domain: i32, kind: Flags, protocol: i32);
-    __NR_socketpair => no_sockets(domain: i32, kind: Flags, protocol: i32);
 };
 
 /// What a container's default seccomp profile answers.
@@ -64,11 +62,6 @@ fn not_permitted(_: &mut Ctx<'_>) -> SysResult {
 
 fn not_implemented(_: &mut Ctx<'_>) -> SysResult {
     Err(Errno::ENOSYS)
-}
-
-/// There are no protocol families yet, so programs that probe for one go on without.
-fn no_sockets(_: &mut Ctx<'_>, _domain: i32, _kind: Flags, _protocol: i32) -> SysResult {
-    Err(Errno::EAFNOSUPPORT)
 }
 
 // Names.

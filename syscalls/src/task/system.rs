@@ -31,6 +31,8 @@ pub struct System {
     pub console: Arc<Console>,
     /// Which terminal controls which session.
     pub terminals: Terminals,
+    /// Sockets with abstract names.
+    pub unix_names: crate::net::unix::Names,
     /// The file system.
     pub vfs: Vfs,
     /// Processes, threads and how they are related.
@@ -76,6 +78,7 @@ impl System {
         Arc::new_cyclic(|system| Self {
             console: Console::new(&config, system.clone()),
             terminals: Terminals::default(),
+            unix_names: crate::net::unix::Names::default(),
             vfs: Vfs::new(),
             config,
             tasks: Mutex::default(),
