@@ -47,6 +47,9 @@ pub const FIRST_INTERRUPT: u8 = 32;
 
 const STUB_LEN: usize = 16;
 
+/// RFLAGS.IF.
+const INTERRUPT_FLAG: u64 = 1 << 9;
+
 /// Numbers with a stub entry of their own: all that Linux has.
 const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
 const KNOWN_ENTRY_LEN: usize = 16;
@@ -482,6 +485,8 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
     if is_application(regs) {
         regs.cs = 0x33;
         regs.ss = 0x2b;
+        // At CPL 0 the application's `popf` can clear the flag, which it cannot under Linux.
+        regs.rflags |= INTERRUPT_FLAG;
         if vector >= FIRST_INTERRUPT {
             super::apic::acknowledge(vector);
             trap::interrupt(regs);
@@ -528,6 +533,8 @@ fn recovery(rip: u64) -> Option<u64> {
 /// Gives whether the application can be returned to by the jump: its rcx and r11 are expendable.
 extern "C" fn syscall_entry_rust(regs: &mut UserRegs) -> bool {
     const TRAP_FLAG: u64 = 1 << 8;
+    regs.r11 |= INTERRUPT_FLAG;
+    regs.rflags |= INTERRUPT_FLAG;
     trap::system_call(regs);
     regs.rcx == regs.rip && regs.r11 == regs.rflags && regs.rflags & TRAP_FLAG == 0
 }
