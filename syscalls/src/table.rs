@@ -196,6 +196,7 @@ const FAMILIES: &[&[Call]] = &[
     crate::fs::epoll::CALLS,
     crate::fs::eventfd::CALLS,
     crate::fs::fd::CALLS,
+    crate::fs::inotify::CALLS,
     crate::fs::mounting::CALLS,
     crate::fs::names::CALLS,
     crate::fs::open::CALLS,

@@ -12,7 +12,6 @@ use super::{
     fdtable::descriptor_limit,
     inode::is_owner_or_capable,
     lock::{self, Waiting},
-    notify,
     pipe::PipeFile,
     tmpfs::TmpfsInode,
 };
@@ -45,21 +44,8 @@ user_struct!(flock { l_type, l_whence, l_start, l_len, l_pid });
 user_struct!(f_owner_ex { type_, pid });
 
 fn close(ctx: &mut Ctx<'_>, fd: Fd) -> SysResult {
-    let entry = ctx.thread.files().remove(fd.0)?;
-    announce_close(&entry.description);
+    ctx.thread.files().remove(fd.0)?;
     Ok(0)
-}
-
-/// `IN_CLOSE_*`, where this was the last descriptor of the open file.
-fn announce_close(description: &Arc<FileDescription>) {
-    if let Some(path) = description.path()
-        && Arc::strong_count(description) == 1
-        && description.flags() & linux::O_PATH == 0
-    {
-        let writable = description.is_writable();
-        let mask = if writable { linux::IN_CLOSE_WRITE } else { linux::IN_CLOSE_NOWRITE };
-        notify::file_event(&path.dentry, mask);
-    }
 }
 
 fn close_range(ctx: &mut Ctx<'_>, first: u32, last: u32, Flags(flags): Flags) -> SysResult {

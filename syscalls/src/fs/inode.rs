@@ -309,7 +309,7 @@ pub struct InodeState {
     /// What a FIFO or a bound socket keeps in its inode, made by its first user.
     pub attachment: Once<Arc<dyn Any + Send + Sync>>,
     /// Who watches the file (`man 7 inotify`).
-    pub watches: Once<Arc<dyn Any + Send + Sync>>,
+    pub watches: Once<Arc<super::inotify::WatchList>>,
 }
 
 impl InodeState {

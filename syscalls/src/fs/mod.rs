@@ -20,6 +20,7 @@ pub(crate) mod fd;
 mod fdtable;
 pub mod image;
 pub mod inode;
+pub mod inotify;
 pub mod lock;
 pub mod mount;
 pub(crate) mod mounting;
@@ -348,6 +349,13 @@ impl Drop for FileDescription {
     fn drop(&mut self) {
         self.epoll_items.forget();
         self.file.release();
+        if let Some(path) = &self.path
+            && self.flags() & linux::O_PATH == 0
+        {
+            let wrote = self.is_writable();
+            let mask = if wrote { linux::IN_CLOSE_WRITE } else { linux::IN_CLOSE_NOWRITE };
+            notify::file_event(&path.dentry, mask);
+        }
         let Some(state) = self.inode().and_then(|inode| inode.state()) else { return };
         if self.access == WriteAccess::Counted {
             state.put_write_access();

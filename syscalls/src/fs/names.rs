@@ -274,6 +274,7 @@ fn linkat(
         let dentry = Dentry::new(inode.clone(), parent, Name::from(&name[..]));
         directory.dentry.insert(&dentry);
     }
+    notify::inode_event(inode, linux::IN_ATTRIB);
     notify::entry_event(&directory.dentry, &name, inode, linux::IN_CREATE, 0);
     Ok(0)
 }
@@ -337,12 +338,11 @@ fn unlinkat(ctx: &mut Ctx<'_>, directory: DirFd, path: PathArg, Flags(flags): Fl
         directory.dentry.remove(&victim.dentry);
         victim
     };
-    notify::entry_event(&directory.dentry, &name, victim.inode(), linux::IN_DELETE, 0);
-    if removes_directory || victim.inode().metadata().nlink == 0 {
-        notify::inode_event(victim.inode(), linux::IN_DELETE_SELF);
-    } else {
+    if !removes_directory {
         notify::inode_event(victim.inode(), linux::IN_ATTRIB);
     }
+    notify::entry_event(&directory.dentry, &name, victim.inode(), linux::IN_DELETE, 0);
+    announce_end(victim.inode());
     Ok(0)
 }
 
@@ -495,10 +495,23 @@ fn renameat2(
         Some(existing) if exchanges => {
             announce_move(&to, &new_name, &from, &old_name, existing);
         }
-        Some(existing) => notify::inode_event(existing.inode(), linux::IN_DELETE_SELF),
+        Some(existing) => {
+            if !existing.is_directory() {
+                notify::inode_event(existing.inode(), linux::IN_ATTRIB);
+            }
+            announce_end(existing.inode());
+        }
         None => {}
     }
     Ok(0)
+}
+
+/// Tells those who watch a file that has lost a name, if it was the last.
+fn announce_end(inode: &Arc<dyn Inode>) {
+    let metadata = inode.metadata();
+    if metadata.nlink == 0 || inode.file_type() == FileType::Directory {
+        notify::inode_event(inode, linux::IN_DELETE_SELF);
+    }
 }
 
 /// Ties the two halves of a move together for those who watch.

@@ -4,6 +4,7 @@ mod attr;
 mod copy;
 mod differential;
 mod image;
+mod inotify;
 mod mapped;
 mod model;
 mod mounts;
