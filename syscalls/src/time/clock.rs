@@ -38,7 +38,8 @@ pub(crate) enum Clock {
     Monotonic,
     /// `CLOCK_MONOTONIC_RAW`.
     Raw,
-    /// The coarse ones, which advance by ticks.
+    /// The coarse ones. Linux lets them advance by ticks, which is cheaper; here there are none, and
+    /// they show the same as the vDSO does: the time.
     Coarse(TimeBase),
     /// Processor time of a process.
     Process(Arc<Process>, CpuKind),
@@ -108,14 +109,8 @@ impl Clock {
         match self {
             Self::Realtime => realtime_ns(),
             Self::Monotonic | Self::Raw => platform().monotonic_ns(),
-            Self::Coarse(TimeBase::Realtime) => {
-                let now = platform().monotonic_ns();
-                platform().realtime_offset_ns().wrapping_add(now - now % COARSE_NS)
-            }
-            Self::Coarse(TimeBase::Monotonic) => {
-                let now = platform().monotonic_ns();
-                now - now % COARSE_NS
-            }
+            Self::Coarse(TimeBase::Realtime) => realtime_ns(),
+            Self::Coarse(TimeBase::Monotonic) => platform().monotonic_ns(),
             Self::Process(process, kind) => kind.of(process.cpu_time()),
             Self::Thread(thread, kind) => kind.of(thread.cpu_time()),
         }
