@@ -1,5 +1,6 @@
-// How the program's segments are mapped: rights, alignment, RELRO, the tail of bss.
-// @variants gcc gcc-no-pie gcc-static gcc-static-pie musl musl-static
+// How the program's segments are mapped: rights, alignment, RELRO, the tail of bss. (A static PIE has no PT_PHDR.
+// to find its base by.)
+// @variants gcc gcc-no-pie gcc-static musl musl-static
 #include "test.h"
 #include <elf.h>
 #include <link.h>
