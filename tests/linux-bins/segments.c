@@ -1,5 +1,5 @@
-// How the program's segments are mapped: rights, alignment, RELRO, the tail of bss. (A static PIE has no PT_PHDR.
-// to find its base by.)
+// How the program's segments are mapped: rights, alignment, RELRO, the tail of bss. A static PIE
+// has no PT_PHDR to find its base by, so it is not among the variants.
 // @variants gcc gcc-no-pie gcc-static musl musl-static
 #include "test.h"
 #include <elf.h>
