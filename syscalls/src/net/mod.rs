@@ -1,5 +1,6 @@
 //! Sockets: `man 2 socket` and its relatives. So far those of `man 7 unix`.
 
+pub mod device;
 pub mod unix;
 
 use alloc::{sync::Arc, vec, vec::Vec};
