@@ -4,6 +4,8 @@
 //! archive (boot module 0); the kernel reads it before it starts the program.
 
 use alloc::{string::String, vec::Vec};
+use core::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// Name, inside the boot archive, of the encoded [`RunConfig`]. The kernel does not show it to the
@@ -16,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 4;
+pub const CONFIG_VERSION: u32 = 5;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,16 @@ pub struct WindowSize {
     pub rows: u16,
     /// Characters per line.
     pub columns: u16,
+}
+
+/// How the interface of the guest's network card is set up. The card itself is announced by the
+/// machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Addresses of the interface, each with the length of its network's prefix in bits.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Routers that lead to everything that is in none of these networks, at most one of each family.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// What to run, and how.
@@ -63,6 +75,8 @@ pub struct RunConfig {
     pub umask: u32,
     /// Host name, as `uname -n` prints it.
     pub hostname: String,
+    /// The network; `None` for a machine without a card, which has loopback only.
+    pub network: Option<Network>,
     /// Standard input, output and error.
     pub streams: [Stream; 3],
     /// Terminal size where any stream is a terminal.

@@ -52,6 +52,32 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_QEMU", help_heading = "Machine")]
     pub(crate) qemu: Option<PathBuf>,
 
+    /// Publish a port of the guest, [IP:]HOST:GUEST[/udp], or GUEST alone at any free port of the
+    /// host; ranges as in docker run [env: HERMIX_PUBLISH, one a line]
+    #[arg(short, long, value_name = "PORTS", action = ArgAction::Append, help_heading = "Network")]
+    pub(crate) publish: Vec<String>,
+
+    /// What the network card is connected to: user, tap:INTERFACE[,vhost=on] or none [default: user]
+    #[arg(long, value_name = "NET", env = "HERMIX_NET", help_heading = "Network")]
+    pub(crate) net: Option<String>,
+
+    /// Address of the guest [default: 10.0.2.15/24]
+    #[arg(long, value_name = "ADDRESS/LENGTH[,GATEWAY]", env = "HERMIX_IP")]
+    #[arg(help_heading = "Network")]
+    pub(crate) ip: Option<String>,
+
+    /// Hardware address of the guest's network card
+    #[arg(long, value_name = "MAC", env = "HERMIX_MAC", help_heading = "Network")]
+    pub(crate) mac: Option<String>,
+
+    /// A name server for the guest [default: through the host] [env: HERMIX_DNS, one a line]
+    #[arg(long, value_name = "ADDRESS", action = ArgAction::Append, help_heading = "Network")]
+    pub(crate) dns: Vec<String>,
+
+    /// Write the guest's packets to FILE, which tcpdump and wireshark read
+    #[arg(long, value_name = "FILE", env = "HERMIX_PCAP", help_heading = "Network")]
+    pub(crate) pcap: Option<PathBuf>,
+
     /// Set a variable; NAME alone takes the host's value [env: HERMIX_ENV, one a line]
     #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append)]
     #[arg(help_heading = "Program")]

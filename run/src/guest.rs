@@ -60,6 +60,7 @@ pub(crate) fn configuration(
         gid: user.gid,
         umask: UMASK,
         hostname: settings.hostname.clone(),
+        network: settings.network.config(),
         streams,
         window: terminal::window_size(),
         realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
@@ -134,7 +135,7 @@ fn table(settings: &Settings, path: &str) -> Vec<Vec<String>> {
     };
     let made_up = || {
         let mut image = Image::new();
-        crate::image::make_up_essentials(&mut image, &settings.hostname);
+        crate::image::make_up_essentials(&mut image, "", "");
         let (_, node) = image.lookup(Path::new(path)).ok()?;
         String::from_utf8(node.content.read().ok()?).ok()
     };

@@ -128,6 +128,11 @@ impl Image {
         Ok(())
     }
 
+    /// Removes the file or link at exactly this path, where there is one. Not for directories.
+    pub(crate) fn remove(&mut self, path: &Path) {
+        self.nodes.remove(path);
+    }
+
     /// Adds a made-up file unless `path` is there already. Its directories are made up as well.
     pub(crate) fn make_up(&mut self, path: &str, mode: u32, content: Content) {
         let path = PathBuf::from(path);
@@ -302,7 +307,7 @@ impl<W: Write> Writer<W> {
 }
 
 /// What programs expect in every root file system, made up where it is missing.
-pub(crate) fn make_up_essentials(image: &mut Image, hostname: &str) {
+pub(crate) fn make_up_essentials(image: &mut Image, hosts: &str, resolv_conf: &str) {
     for (path, mode) in [
         ("/dev", 0o755),
         ("/proc", 0o555),
@@ -317,19 +322,14 @@ pub(crate) fn make_up_essentials(image: &mut Image, hostname: &str) {
     let passwd = "root:x:0:0:root:/root:/bin/sh\n\
                   nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
     let group = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
-    let hosts = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback {hostname}\n"
-    );
     let nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n\
                     networks: files\nprotocols: files\nservices: files\n";
-    // 10.0.2.3 is the name server of QEMU's user network.
-    let resolv = "nameserver 10.0.2.3\n";
     for (path, text) in [
         ("/etc/passwd", passwd),
         ("/etc/group", group),
-        ("/etc/hosts", hosts.as_str()),
+        ("/etc/hosts", hosts),
         ("/etc/nsswitch.conf", nsswitch),
-        ("/etc/resolv.conf", resolv),
+        ("/etc/resolv.conf", resolv_conf),
     ] {
         image.make_up(path, S_IFREG | 0o644, Content::bytes(text));
     }
@@ -385,7 +385,7 @@ mod tests {
         let (_dir, tree) = sample();
         let mut image = Image::new();
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, "box");
+        make_up_essentials(&mut image, "127.0.0.1\tlocalhost box\n", "");
         let bytes = written(&image);
         let entries = cpio::Reader::new(&bytes).collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!(entries.len(), image.len());
@@ -422,7 +422,7 @@ mod tests {
         let mut image = Image::new();
         let tree = HostTree::new(dir.path());
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, "box");
+        make_up_essentials(&mut image, "127.0.0.1\tlocalhost box\n", "");
         let (_, passwd) = image.lookup(Path::new("/etc/passwd")).unwrap();
         assert_eq!(passwd.content.read().unwrap(), b"mine");
         let (_, hosts) = image.lookup(Path::new("/etc/hosts")).unwrap();

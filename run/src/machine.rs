@@ -32,7 +32,10 @@ use rustix::{
     process::{Pid, Signal},
 };
 
-use crate::error::{Error, Result, say};
+use crate::{
+    error::{Error, Result, say},
+    network::{self, Network},
+};
 
 /// `argv[0]` of hermit-run where it is to become QEMU.
 const LAUNCHER: &str = "hermit-run-machine";
@@ -100,6 +103,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) engine: Engine,
     /// Whether there is a serial port for kernel messages.
     pub(crate) log: LogPort,
+    /// The network card and what it is connected to.
+    pub(crate) network: &'a Network,
 }
 
 /// The serial port that kernel messages go to.
@@ -169,7 +174,8 @@ impl Plan<'_> {
         if self.log == LogPort::Serial {
             add(&["-chardev", "socket,id=log,fd=1", "-serial", "chardev:log"]);
         }
-        add(&["-append", &command_line, "-kernel"]);
+        arguments.extend(self.network.arguments());
+        arguments.extend(["-append", &command_line, "-kernel"].map(OsString::from));
         arguments.push(self.kernel.into());
         arguments.extend(["-initrd".into(), boot.into()]);
         Ok(arguments)
@@ -329,6 +335,7 @@ impl Machine {
             (_, Some(complaint)) if complaint.contains("backing store") => {
                 return Error::ImageNotMapped(complaint);
             }
+            (_, Some(complaint)) if let Some(error) = network::taken(&complaint) => return error,
             (_, Some(complaint)) => format!("the virtual machine ended: {complaint}"),
             (Ok(status), None) => {
                 format!("the virtual machine ended before the program did ({})", describe(status))
@@ -370,7 +377,7 @@ fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// A comma inside a QEMU option's value is doubled.
-fn escape_commas(text: &OsStr) -> OsString {
+pub(crate) fn escape_commas(text: &OsStr) -> OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let bytes = text.as_bytes().iter();
     let escaped = bytes.flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(*byte == b',')));
@@ -434,7 +441,7 @@ pub(crate) fn shell_line(program: &Path, arguments: &[OsString]) -> String {
 mod tests {
     use super::*;
 
-    fn plan(root: &RootImage) -> Plan<'_> {
+    fn plan<'a>(root: &'a RootImage, network: &'a Network) -> Plan<'a> {
         Plan {
             qemu: Path::new("qemu"),
             kernel: Path::new("kernel"),
@@ -444,11 +451,14 @@ mod tests {
             cpus: 1,
             engine: Engine::Tcg,
             log: LogPort::Absent,
+            network,
         }
     }
 
     #[test]
     fn memory_is_for_the_program_and_the_image_comes_on_top() {
+        let network = network::Request::new(&network::Words::default()).unwrap().open().unwrap();
+        let plan = |root| plan(root, &network);
         let root = RootImage { path: "a,b".into(), len: (5 << 20) + 1 };
         let ram = plan(&root).ram(100).unwrap();
         assert!(ram >= (16 << 20) + (5 << 20) + 1 + 100 && ram.is_multiple_of(MEMORY_ALIGN));

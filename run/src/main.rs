@@ -15,6 +15,7 @@ mod guest;
 mod image;
 mod libraries;
 mod machine;
+mod network;
 mod object;
 mod packages;
 mod plans;

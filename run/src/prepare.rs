@@ -212,11 +212,12 @@ fn key(settings: &Settings, root: &Root, program: &Path) -> Vec<u8> {
     let uid = rustix::process::geteuid().as_raw();
     let _ = write!(
         key,
-        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {}",
+        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {} {}",
         root.path(),
         settings.packages,
         settings.no_packages,
-        settings.hostname
+        settings.network.hosts(&settings.hostname),
+        settings.network.resolv_conf()
     );
     key.into_bytes()
 }
@@ -282,7 +283,12 @@ fn build(
         let settings = image.iter().filter(is_file).filter(|(path, _)| path.starts_with("/etc"));
         inputs.extend(settings.map(|(path, _)| path.to_path_buf()));
     }
-    make_up_essentials(&mut image, &settings.hostname);
+    let network = &settings.network;
+    if network.config().is_some() {
+        // What a root file system brings along names the name servers of another machine.
+        image.remove(Path::new("/etc/resolv.conf"));
+    }
+    make_up_essentials(&mut image, &network.hosts(&settings.hostname), &network.resolv_conf());
     let essential: Vec<_> =
         needed.iter().filter_map(|path| image.lookup(path).ok()).map(|(path, _)| path).collect();
     for (path, error) in image.drop_unreadable() {

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result, STATUS_FAILED, say},
     guest,
     machine::{self, Engine, LogPort, Machine, Placement, Plan},
+    network::Published,
     prepare::{self, Origin},
     settings::{Output, Settings, Verbosity},
     symbols, terminal,
@@ -53,6 +54,8 @@ struct Summary<'a> {
     prepare_ms: f64,
     /// From QEMU's start to the program's end.
     run_ms: f64,
+    /// Ports of the host that lead to the guest.
+    published: &'a [Published],
     /// The guest's counters.
     stats: BTreeMap<String, u64>,
     /// With `--missing-files`.
@@ -68,6 +71,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let located = prepare::locate(settings)?;
     let qemu = machine::find_qemu(&settings.qemu)?;
     let kernel = find_kernel(settings)?;
+    let network = settings.network.open()?;
     let prepared = located.image(settings)?;
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
@@ -81,11 +85,17 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         cpus: settings.cpus,
         engine: engine(settings, &qemu)?,
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
+        network: &network,
     };
     if let Err(error) = cache::grow(&prepared.root, plan.ram(boot.len() as u64)?) {
         // A file system without holes of that size.
         tell(settings, || format!("{error}; the image is copied"));
         plan.placement = Placement::Copied;
+    }
+    for port in network.published.iter().filter(|port| port.was_chosen) {
+        if settings.verbosity > Verbosity::Quiet {
+            say(&port.to_string());
+        }
     }
     if settings.dry_run {
         return dry_run(&plan, &boot);
@@ -140,6 +150,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             image_bytes: prepared.root.len,
             prepare_ms: milliseconds(started.duration_since(begin)),
             run_ms: milliseconds(ran),
+            published: &network.published,
             stats: stats.counters.into_iter().collect(),
             missing_files: outcome
                 .missing_files

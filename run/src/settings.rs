@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Options that may be repeated have environment variables, too: `HERMIX_ENV`, `HERMIX_VOLUME`,
-//! `HERMIX_PACKAGE`, one value a line. They add to what the file says, and the command line to both.
+//! `HERMIX_PACKAGE`, `HERMIX_PUBLISH`, `HERMIX_DNS`, one value a line. They add to what the file says, and the command line to both.
 //!
 //! A relative path in the file is relative to the current directory, as on the command line.
 
@@ -28,6 +28,7 @@ use serde::Deserialize;
 use crate::{
     cli::{Accel, Options},
     error::{Error, Result},
+    network,
     tree::normalize,
 };
 
@@ -56,6 +57,12 @@ struct File {
     package: Vec<String>,
     no_packages: bool,
     no_cache: bool,
+    publish: Vec<String>,
+    net: Option<String>,
+    ip: Option<String>,
+    mac: Option<String>,
+    dns: Vec<String>,
+    pcap: Option<PathBuf>,
     strace: Option<PathBuf>,
     kernel_log: Option<PathBuf>,
     log_level: Option<String>,
@@ -140,6 +147,8 @@ pub(crate) struct Settings {
     pub(crate) no_packages: bool,
     /// Neither read nor write the cache.
     pub(crate) no_cache: bool,
+    /// The network.
+    pub(crate) network: network::Request,
     /// System call trace.
     pub(crate) strace: Option<Output>,
     /// Kernel messages.
@@ -186,7 +195,7 @@ impl Settings {
             return Err(Error::Usage(format!("--cpus {cpus}: give a number from 1 to 255")));
         }
         let mut env = Vec::new();
-        let lines = |name| env::var_os(name).map(lines).unwrap_or_default();
+        let lines = |name: &str| env::var_os(name).map(lines).unwrap_or_default();
         let (more_env, more_volumes) = (lines("HERMIX_ENV"), lines("HERMIX_VOLUME"));
         for path in file.env_file.iter().chain(&options.env_file) {
             read_env_file(path, &mut env)?;
@@ -199,9 +208,20 @@ impl Settings {
         let volumes = file.volume.iter().map(OsStr::new);
         let volumes =
             volumes.chain(more_volumes.iter().chain(&options.volume).map(|volume| &**volume));
-        let mut packages = file.package;
-        packages.extend(lines("HERMIX_PACKAGE").into_iter().filter_map(|p| p.into_string().ok()));
-        packages.extend(options.package);
+        let all = |mut list: Vec<String>, name: &str, more: Vec<String>| {
+            list.extend(lines(name).into_iter().filter_map(|line| line.into_string().ok()));
+            list.extend(more);
+            list
+        };
+        let packages = all(file.package, "HERMIX_PACKAGE", options.package);
+        let network = network::Request::new(&network::Words {
+            publish: all(file.publish, "HERMIX_PUBLISH", options.publish),
+            net: options.net.or(file.net),
+            ip: options.ip.or(file.ip),
+            mac: options.mac.or(file.mac),
+            dns: all(file.dns, "HERMIX_DNS", options.dns),
+            pcap: options.pcap.or(file.pcap),
+        })?;
         let hostname = options.hostname.or(file.hostname).unwrap_or_else(|| "hermix".into());
         let is_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
         if hostname.is_empty() || hostname.len() > 64 || !hostname.chars().all(is_name) {
@@ -226,6 +246,7 @@ impl Settings {
             packages,
             no_packages: options.no_packages || file.no_packages,
             no_cache: options.no_cache || file.no_cache,
+            network,
             strace: options.strace.or(file.strace).and_then(output),
             kernel_log: options.kernel_log.or(file.kernel_log).and_then(output),
             log_level: parse_level(options.log_level.or(file.log_level).as_deref())?,

@@ -23,6 +23,9 @@ use hx_abi::{
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
+#[path = "cli/network.rs"]
+mod network;
+
 fn main() -> ExitCode {
     if env::args().any(|argument| argument == "-initrd") {
         guest();
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
         test("links_stay_and_argv0_is_as_typed", links_stay_and_argv0_is_as_typed),
         test("a_dry_run_prints_and_does_not_run", a_dry_run_prints_and_does_not_run),
         test("observations_are_reported", observations_are_reported),
+        test("network::bad_options_are_one_line_each", network::bad_options_are_one_line_each),
+        test("network::a_taken_port_is_one_line", network::a_taken_port_is_one_line),
+        test("network::ports_reach_the_machine", network::ports_and_packets_reach_the_machine),
+        test("network::the_guest_knows_its_network", network::the_guest_knows_its_network),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit_code()
 }
@@ -169,6 +176,10 @@ impl Guest {
                 self.record(&Record::Fatal(self.argument(2)));
                 self.sleep();
             }
+            "complain" => {
+                let _ = writeln!(io::stderr(), "{}", self.argument(2));
+                std::process::exit(1);
+            }
             "die" => {
                 let _ = writeln!(io::stderr(), "qemu: something broke");
                 std::process::exit(3);
@@ -203,6 +214,9 @@ impl Guest {
                 text += &format!("streams {:?}\n", config.streams);
                 text += &format!("window {}x{}\n", config.window.rows, config.window.columns);
                 text += &format!("aslr {} rewrite {}\n", config.aslr, config.rewrite);
+                if let Some(network) = &config.network {
+                    text += &format!("net {:?} by {:?}\n", network.addresses, network.gateways);
+                }
                 for path in &config.read_only {
                     text += &format!("ro {}\n", String::from_utf8_lossy(path));
                 }
@@ -508,7 +522,8 @@ fn the_guest_gets_what_was_asked_for() {
     let expected = format!(
         "program {}\nargv ./prog\nargv describe\nargv -m\nargv --\nargv \nenv HOSTNAME=box\n\
          env HOME=/\nenv A=file\nenv B=line\nenv PATH=/mine\ncwd /y\nuser 12:34\nhost box\n\
-         streams [Pipe, Pipe, Pipe]\nwindow 0x0\naslr false rewrite true\n",
+         streams [Pipe, Pipe, Pipe]\nwindow 0x0\naslr false rewrite true\n\
+         net [(10.0.2.15, 24), (fec0::15, 64)] by [10.0.2.2, fec0::2]\n",
         program.display()
     );
     assert_eq!(text, expected);

@@ -567,6 +567,7 @@ pub fn test_config() -> RunConfig {
         gid: 0,
         umask: 0o022,
         hostname: "hermix".into(),
+        network: None,
         streams: [Stream::Pipe; 3],
         window: WindowSize::default(),
         realtime_ns: 0,
