@@ -30,6 +30,7 @@ pub mod abi;
 pub mod boot;
 pub mod errno;
 pub mod fs;
+pub mod ipc;
 pub mod mm;
 pub mod net;
 pub mod page;

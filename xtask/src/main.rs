@@ -6,8 +6,10 @@ mod kernel;
 mod licences;
 
 use std::{
+    env,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    sync::LazyLock,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -49,9 +51,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// The repository's root.
+/// The repository's root. Cargo says where this package lies as it runs it: the folder may have been
+/// moved or copied since it was built.
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the repository")
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let package = package.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        package.parent().expect("xtask/ lies in the repository").to_owned()
+    });
+    &ROOT
 }
 
 /// The linked kernel.

@@ -66,7 +66,7 @@ pub(super) fn space(ctx: &Ctx<'_>) -> Arc<AddressSpace> {
 }
 
 /// Bytes that the caller may lock: `RLIMIT_MEMLOCK`, or all with `CAP_IPC_LOCK`.
-pub(super) fn lock_limit(ctx: &Ctx<'_>) -> u64 {
+pub(crate) fn lock_limit(ctx: &Ctx<'_>) -> u64 {
     if ctx.thread.credentials().is_capable(Capability::IPC_LOCK) {
         u64::MAX
     } else {

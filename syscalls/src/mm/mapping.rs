@@ -144,6 +144,19 @@ impl Mappers {
         self.each(|space| space.forget_page(self, index, former.frame()));
     }
 
+    /// Number of areas, of all address spaces, that show the file.
+    #[must_use]
+    pub fn area_count(&self) -> usize {
+        let mut count = 0;
+        self.each(|space| {
+            space.each_area(|vma| {
+                let mappers = vma.file().and_then(|file| file.mapping.mappers());
+                count += usize::from(mappers.is_some_and(|mappers| core::ptr::eq(mappers, self)));
+            });
+        });
+        count
+    }
+
     /// Whether any living address space has ever mapped the file.
     #[must_use]
     pub fn is_mapped(&self) -> bool {

@@ -22,6 +22,8 @@ impl Capability {
     pub const FOWNER: Self = Self(linux::CAP_FOWNER);
     /// Keeping the set-group-id bit.
     pub const FSETID: Self = Self(linux::CAP_FSETID);
+    /// Bypassing permission checks of System V objects.
+    pub const IPC_OWNER: Self = Self(linux::CAP_IPC_OWNER);
     /// Locking any amount of memory.
     pub const IPC_LOCK: Self = Self(linux::CAP_IPC_LOCK);
     /// Sending signals to any process.

@@ -523,6 +523,9 @@ const INITIAL_RFLAGS: u64 = 0x202;
 pub(crate) fn commit(thread: &Arc<Thread>, loaded: Loaded) -> Option<Arc<AddressSpace>> {
     let process = &thread.process;
     let former = process.replace_memory(Some(loaded.space.clone()));
+    if let Some(former) = &former {
+        crate::ipc::shm::leaving(process, former);
+    }
     *process.program.lock() = loaded.program;
     process.has_execed.store(true, Ordering::Relaxed);
 

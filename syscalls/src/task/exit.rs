@@ -81,7 +81,12 @@ fn end_process(last: &Thread) {
     process.timers.disarm_all();
     let max_rss = super::rlimit::max_rss(process);
     process.times.lock().max_rss = max_rss;
+    if let Some(space) = process.memory() {
+        crate::ipc::shm::leaving(process, &space);
+    }
     drop(process.replace_memory(None));
+    crate::ipc::shm::left(&process.system);
+    crate::ipc::sem::process_ended(process);
     if let Some(completion) = process.vfork_done.lock().take() {
         completion.complete();
     }

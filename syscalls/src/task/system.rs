@@ -41,6 +41,8 @@ pub struct System {
     pub timers: TimerQueue,
     /// What threads wait for in futexes.
     pub(super) futexes: FutexTable,
+    /// System V objects.
+    pub ipc: crate::ipc::Ipc,
     /// What `uname` calls the node and the domain.
     pub names: RwLock<NodeNames>,
     /// How process 1 ended.
@@ -84,6 +86,7 @@ impl System {
             tasks: Mutex::default(),
             timers: TimerQueue::default(),
             futexes: FutexTable::default(),
+            ipc: crate::ipc::Ipc::default(),
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),
             ended: Once::new(),
             created: AtomicU64::new(0),

@@ -158,6 +158,7 @@ static ROOT_ENTRIES: &[Entry<Target>] = &[
     file("stat", system::stat),
     fixed!("swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"),
     dir("sys", sysctl::ENTRIES),
+    dir("sysvipc", system::SYSVIPC),
     file("uptime", system::uptime),
     file("version", system::version),
     file("vmstat", system::vmstat),

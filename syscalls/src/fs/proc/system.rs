@@ -3,9 +3,12 @@
 use alloc::{sync::Arc, vec::Vec};
 use core::sync::atomic::Ordering;
 
-use super::{Target, put};
+use super::{
+    super::pseudo::{Entry, file},
+    Target, put,
+};
 use crate::{
-    Errno,
+    Errno, ipc,
     page::PAGE_SIZE,
     platform::platform,
     task::{
@@ -170,3 +173,30 @@ pub(super) fn vmstat(_: &Target, out: &mut Vec<u8>) -> Shown {
     put!(out, "pgpgin 0\npgpgout 0\npswpin 0\npswpout 0\npgfault 0\npgmajfault 0\noom_kill 0\n");
     Ok(())
 }
+
+/// `/proc/sysvipc`: a heading, and a line for each object.
+pub(super) static SYSVIPC: &[Entry<Target>] = &[
+    file("msg", |target, out| {
+        out.extend_from_slice(
+            b"       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      \
+              stime      rtime      ctime\n",
+        );
+        ipc::msg::lines(&*target.system()?).iter().for_each(|line| out.extend(line.as_bytes()));
+        Ok(())
+    }),
+    file("sem", |target, out| {
+        out.extend_from_slice(
+            b"       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n",
+        );
+        ipc::sem::lines(&*target.system()?).iter().for_each(|line| out.extend(line.as_bytes()));
+        Ok(())
+    }),
+    file("shm", |target, out| {
+        out.extend_from_slice(
+            b"       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      \
+              atime      dtime      ctime                   rss                  swap\n",
+        );
+        ipc::shm::lines(&*target.system()?).iter().for_each(|line| out.extend(line.as_bytes()));
+        Ok(())
+    }),
+];
