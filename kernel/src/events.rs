@@ -4,7 +4,7 @@
 //! application running; never from inside a system call, so nothing here finds a lock taken by the
 //! code that it interrupted.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use hx_abi::link::{Decoder, Event, Kind};
@@ -15,7 +15,7 @@ use hx_syscalls::task::{
 use spin::{Mutex, Once};
 
 use crate::{
-    machine::{self, clock, link, timer},
+    machine::{self, CpuWork, clock, link, timer},
     sched::{self, Mode},
 };
 
@@ -56,31 +56,28 @@ pub fn poll() {
 
 /// Waits for an interrupt, with the timer set for what is due next.
 pub fn idle() {
-    sched::account(Mode::System);
+    sched::account_kernel();
     set_timer();
     machine::wait_for_interrupt();
     sched::account(Mode::Idle);
 }
 
-/// Whether what the timer is set for may have changed since it was last set.
-static TIMER_CHANGED: AtomicBool = AtomicBool::new(true);
-
 /// To be called whenever something is to happen at another time than before: a thread sleeps, or has
 /// to share the processor.
 pub fn deadline_changed() {
-    TIMER_CHANGED.store(true, Ordering::Relaxed);
+    machine::this_cpu().note_work(CpuWork::TIMER);
 }
 
 /// [`set_timer`] if there is reason to.
 pub fn set_timer_if_changed() {
-    if TIMER_CHANGED.load(Ordering::Relaxed) {
+    if machine::this_cpu().has_work(CpuWork::TIMER) {
         set_timer();
     }
 }
 
 /// Sets the processor's timer for what is due next.
 fn set_timer() {
-    TIMER_CHANGED.store(false, Ordering::Relaxed);
+    machine::this_cpu().take_work(CpuWork::TIMER);
     let system = SYSTEM_TIMER.load(Ordering::Relaxed);
     let next = sched::next_deadline().unwrap_or(u64::MAX).min(system);
     timer::set((next != u64::MAX).then_some(next));

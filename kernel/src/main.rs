@@ -58,6 +58,9 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
         Err(message) => fatal(format_args!("{message}")),
     };
     log_port::set_level(config.log_level);
+    if config.strace {
+        machine::watch_all_calls();
+    }
     random::init(config.random_seed);
     platform::KERNEL
         .set_realtime_offset_ns(config.realtime_ns.saturating_sub(machine::clock::now_ns()));

@@ -8,6 +8,14 @@
 //! `state` says whether it is on the run queue; it goes from parked to ready exactly once for each
 //! park, by whoever changes it, and that one queues the thread. The run queue's lock and the sleeper
 //! list's are leaves.
+//!
+//! # Processor time
+//!
+//! A thread's time is exact in all, and read off when it is switched from. Which part of it the kernel
+//! took is known exactly where the kernel was entered the long way ([`enter_kernel`]). Calls of the
+//! short way are not timed: their time counts as the application's at first, and one in
+//! [`machine::SAMPLE_PERIOD`] is timed for the others ([`Sample`]). What that shows is made up for by
+//! time that the application uses afterwards, so that neither figure ever goes back.
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
@@ -49,6 +57,13 @@ pub struct KernelThread {
     /// Written by the processor that runs the thread.
     user_ticks: AtomicU64,
     system_ticks: AtomicU64,
+    /// Ticks of those to come that count as the kernel's, whatever is found: calls that were not
+    /// timed have used them.
+    owed_ticks: AtomicU64,
+    /// `user_ticks` at the latest sample.
+    sampled_user_ticks: AtomicU64,
+    /// Whether the kernel has been entered the long way, and not yet been left.
+    in_kernel: AtomicBool,
 }
 
 struct Context {
@@ -111,6 +126,9 @@ impl KernelThread {
             thread: Once::new(),
             user_ticks: AtomicU64::new(0),
             system_ticks: AtomicU64::new(0),
+            owed_ticks: AtomicU64::new(0),
+            sampled_user_ticks: AtomicU64::new(0),
+            in_kernel: AtomicBool::new(false),
         });
         this.thread.call_once(|| thread.clone());
         Ok(this)
@@ -134,7 +152,7 @@ impl ThreadHandle for Handle {
     }
 
     fn cpu_time_ns(&self) -> CpuTime {
-        account(Mode::System);
+        account_kernel();
         CpuTime {
             user_ns: clock::scale().nanoseconds(self.0.user_ticks.load(Ordering::Relaxed)),
             system_ns: clock::scale().nanoseconds(self.0.system_ticks.load(Ordering::Relaxed)),
@@ -164,13 +182,62 @@ pub fn account(mode: Mode) {
     let spent = now.saturating_sub(per_cpu.accounted_tsc.load(Ordering::Relaxed));
     per_cpu.accounted_tsc.store(now, Ordering::Relaxed);
     let Some(thread) = try_current() else { return };
-    let ticks = match mode {
-        Mode::User => &thread.user_ticks,
-        Mode::System => &thread.system_ticks,
-        Mode::Idle => return,
+    // Nobody else writes these: no need for atomic additions.
+    let add = |ticks: &AtomicU64, more: u64| {
+        ticks.store(ticks.load(Ordering::Relaxed) + more, Ordering::Relaxed);
     };
-    // Nobody else writes it: no need for an atomic addition.
-    ticks.store(ticks.load(Ordering::Relaxed) + spent, Ordering::Relaxed);
+    match mode {
+        Mode::User => {
+            let owed = thread.owed_ticks.load(Ordering::Relaxed);
+            let paid = owed.min(spent);
+            thread.owed_ticks.store(owed - paid, Ordering::Relaxed);
+            add(&thread.system_ticks, paid);
+            add(&thread.user_ticks, spent - paid);
+        }
+        Mode::System => add(&thread.system_ticks, spent),
+        Mode::Idle => {}
+    }
+}
+
+/// Accounts for time up to now, from within the kernel.
+pub fn account_kernel() {
+    let is_long = try_current().is_some_and(|thread| thread.in_kernel.load(Ordering::Relaxed));
+    account(if is_long { Mode::System } else { Mode::User });
+}
+
+/// The kernel has been entered the long way: what follows is its time.
+pub fn enter_kernel() {
+    account(Mode::User);
+    current().in_kernel.store(true, Ordering::Relaxed);
+}
+
+/// The application is about to go on after [`enter_kernel`].
+pub fn leave_kernel() {
+    account(Mode::System);
+    current().in_kernel.store(false, Ordering::Relaxed);
+}
+
+/// The timing of one system call in place of those of the short way before it.
+pub struct Sample {
+    system_ticks: u64,
+}
+
+impl Sample {
+    /// The running thread's call begins.
+    pub fn begin() -> Self {
+        Self { system_ticks: current().system_ticks.load(Ordering::Relaxed) }
+    }
+
+    /// It has ended. The calls before it cannot have used more than what counts as the application's.
+    pub fn end(self) {
+        account(Mode::System);
+        let thread = current();
+        let spent = thread.system_ticks.load(Ordering::Relaxed) - self.system_ticks;
+        let others = spent.saturating_mul(u64::from(machine::SAMPLE_PERIOD - 1));
+        let user = thread.user_ticks.load(Ordering::Relaxed);
+        let possible = user - thread.sampled_user_ticks.swap(user, Ordering::Relaxed);
+        thread.owed_ticks.store(others.min(possible), Ordering::Relaxed);
+    }
 }
 
 fn try_current() -> Option<&'static KernelThread> {
@@ -237,6 +304,7 @@ fn install(next: Arc<KernelThread>) -> u64 {
     machine::set_kernel_stack(next.stack.top());
     if let Some(thread) = next.thread.get() {
         thread.mm().page_table().activate();
+        machine::this_cpu().set_thread(thread);
         note_identity(thread);
     }
     SLICE_END.store(clock::now_ns() + SLICE_NS, Ordering::Relaxed);
@@ -264,7 +332,7 @@ pub fn note_identity(thread: &Thread) {
 /// Switches from the running thread to `next`, which has been taken off the run queue.
 fn switch_to(next: Arc<KernelThread>, previous_end: PreviousThread) {
     let per_cpu = &machine::this_cpu().sched;
-    account(Mode::System);
+    account_kernel();
     let previous = per_cpu.current.swap(core::ptr::null_mut(), Ordering::Relaxed);
     // SAFETY: the processor's own reference, taken back from `current`.
     let previous = unsafe { Arc::from_raw(previous) };
@@ -295,7 +363,7 @@ enum PreviousThread {
 }
 
 /// Runs on the new thread's stack after each switch.
-pub extern "C" fn finish_switch() {
+pub fn finish_switch() {
     let ended = machine::this_cpu().sched.ended.lock().take();
     drop(ended);
 }

@@ -30,7 +30,7 @@ pub fn page_fault() {
 /// Sends the counters.
 pub fn send() {
     let memory = KERNEL.memory_info();
-    let (rewritten, trapped) = machine::this_cpu().call_counts();
+    let calls = machine::this_cpu().call_counts();
     let boot_ticks = FIRST_INSTRUCTION_TSC
         .load(Ordering::Relaxed)
         .saturating_sub(ENTRY_TSC.load(Ordering::Relaxed));
@@ -38,8 +38,11 @@ pub fn send() {
         // Under `-icount shift=0` the counter counts guest instructions.
         ("boot: time stamp ticks from kernel entry to first instruction", boot_ticks),
         ("boot: nanoseconds", machine::clock::scale().nanoseconds(boot_ticks)),
-        ("system calls from rewritten sites", rewritten),
-        ("system calls by the syscall instruction", trapped),
+        ("system calls from rewritten sites", calls.leaf + calls.known + calls.computed),
+        ("  of these answered by a leaf entry", calls.leaf),
+        ("  of these with a known number", calls.known),
+        ("  of these with the number in rax", calls.computed),
+        ("system calls by the syscall instruction", calls.trapped),
         ("page faults", PAGE_FAULTS.load(Ordering::Relaxed)),
         ("memory: KiB in all", memory.total_frames * FRAME_SIZE / 1024),
         (

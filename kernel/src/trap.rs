@@ -1,6 +1,6 @@
 //! What happens on system calls, exceptions and interrupts, whatever the machine.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 use hx_syscalls::{
     Ctx, SysResult,
@@ -12,8 +12,9 @@ use hx_syscalls::{
 use linux_raw_sys::general as linux;
 
 use crate::{
-    Report, events, machine,
-    sched::{self, Mode},
+    Report, events,
+    machine::{self, CpuWork},
+    sched,
 };
 
 /// An exception of the processor's (Intel SDM vol. 3 §6.15).
@@ -60,23 +61,40 @@ impl PageFault {
     }
 }
 
-/// Runs the system call that `regs` ask for.
+/// Runs the system call that `regs` ask for, the long way.
 pub fn system_call(regs: &mut UserRegs) {
-    sched::account(Mode::User);
+    sched::enter_kernel();
+    let sample = machine::this_cpu().take_sample().then(sched::Sample::begin);
     let thread = sched::current_thread().expect("a system call comes from a thread");
     let number = regs.orig_rax;
-    let arguments = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
     let mut ctx = Ctx { thread, regs };
-    let result = table::dispatch(&mut ctx, number, arguments);
+    let result = table::dispatch(&mut ctx, number);
     if changes_identity(number as u32) {
         sched::note_identity(thread);
     }
-    log::trace!("system call {number}({arguments:x?}) = {result:x?}");
+    log::trace!("system call {number} = {result:x?}");
+    if let Some(sample) = sample {
+        sample.end();
+    }
     go_back(&mut ctx, Some(result));
 }
 
+/// The way back from a system call that the entry code has made by itself, with what it gave.
+pub fn after_system_call(regs: &mut UserRegs, result: i64) {
+    sched::enter_kernel();
+    let thread = sched::current_thread().expect("a system call comes from a thread");
+    go_back(&mut Ctx { thread, regs }, Some(table::from_register(result)));
+}
+
+/// The start of a thread: what it has to do before it runs is done.
+pub fn first_return(regs: &mut UserRegs) {
+    sched::enter_kernel();
+    let thread = sched::current_thread().expect("what starts is a thread");
+    go_back(&mut Ctx { thread, regs }, None);
+}
+
 /// Whether a call may change what [`sched::note_identity`] has noted.
-fn changes_identity(number: u32) -> bool {
+pub const fn changes_identity(number: u32) -> bool {
     matches!(
         number,
         linux::__NR_setuid
@@ -94,10 +112,11 @@ fn changes_identity(number: u32) -> bool {
 
 /// An exception in the application.
 pub fn exception(regs: &mut UserRegs, exception: Exception) {
-    sched::account(Mode::User);
+    sched::enter_kernel();
     let thread = sched::current_thread().expect("an application runs as a thread");
     if let Some(target) = overwritten_instruction(thread, regs, exception.vector) {
         regs.rip = target.0;
+        sched::leave_kernel();
         return;
     }
     let mut ctx = Ctx { thread, regs };
@@ -121,18 +140,15 @@ fn overwritten_instruction(thread: &Thread, regs: &UserRegs, vector: u8) -> Opti
 
 /// An interrupt while the application ran.
 pub fn interrupt(regs: &mut UserRegs) {
-    sched::account(Mode::User);
+    sched::enter_kernel();
     let thread = sched::current_thread().expect("an application runs as a thread");
     interrupt_in_kernel();
     go_back(&mut Ctx { thread, regs }, None);
 }
 
-/// Whether an interrupt came while the kernel ran, and what it announces is still to be looked at.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 /// An interrupt while the kernel ran: acted upon on the way back to the application.
 pub fn interrupt_in_kernel() {
-    INTERRUPTED.store(true, Ordering::Relaxed);
+    machine::this_cpu().note_work(CpuWork::INTERRUPTED);
 }
 
 /// A page fault in the kernel: true if it was one of application memory and has been resolved.
@@ -143,7 +159,7 @@ pub fn kernel_page_fault(fault: &PageFault) -> bool {
 /// The last steps before the application runs again, or never does.
 fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
     loop {
-        if INTERRUPTED.load(Ordering::Relaxed) && INTERRUPTED.swap(false, Ordering::Relaxed) {
+        if machine::this_cpu().take_work(CpuWork::INTERRUPTED) {
             events::poll();
             if sched::should_yield(machine::clock::now_ns()) {
                 sched::yield_now();
@@ -157,12 +173,13 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
             }
             sched::exit_current();
         }
-        if !INTERRUPTED.load(Ordering::Relaxed) {
+        let has_work = ctx.thread.return_work().load(Ordering::SeqCst);
+        if !has_work && !machine::this_cpu().has_work(CpuWork::INTERRUPTED) {
             break;
         }
     }
     events::set_timer_if_changed();
-    sched::account(Mode::System);
+    sched::leave_kernel();
 }
 
 /// The signal for an exception in the application, or `None` where the cause has been removed.

@@ -9,12 +9,15 @@ use core::fmt;
 use linux_raw_sys::general as linux;
 
 use crate::{
-    Ctx, SysResult,
+    Ctx, Errno, SysResult,
+    errno::is_restart,
     user::{UserAddr, UserPtr},
 };
 
-/// A handler with its arguments still in registers: rdi, rsi, rdx, r10, r8, r9.
-pub type Handler = fn(&mut Ctx<'_>, [u64; 6]) -> SysResult;
+/// What runs a call: its arguments are where the caller has left them, in the context's registers (rdi,
+/// rsi, rdx, r10, r8, r9). It gives the value for rax, errors as [`SysResult`] negated, so that the
+/// kernel's entry code can call it as it is.
+pub type Entry = extern "C" fn(&mut Ctx<'_>) -> i64;
 
 /// Numbers of x86-64 end below this.
 pub const TABLE_LEN: usize = 512;
@@ -29,7 +32,42 @@ pub struct Call {
     /// Its parameters' names and kinds.
     pub parameters: &'static [(&'static str, ArgKind)],
     /// What runs.
-    pub handler: Handler,
+    pub entry: Entry,
+}
+
+impl Call {
+    /// Runs the call with the arguments in the context's registers.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub fn run(&self, ctx: &mut Ctx<'_>) -> SysResult {
+        from_register((self.entry)(ctx))
+    }
+}
+
+/// What an [`Entry`] gives for a result. An interrupted call that may have to be made again asks for
+/// [`crate::task::return_to_user`] by this.
+pub fn to_register(ctx: &Ctx<'_>, result: SysResult) -> i64 {
+    match result {
+        Ok(value) => value as i64,
+        Err(errno) => failed(ctx, errno),
+    }
+}
+
+#[cold]
+fn failed(ctx: &Ctx<'_>, errno: Errno) -> i64 {
+    if is_restart(errno) {
+        ctx.thread.note_return_work();
+    }
+    -i64::from(errno.into_raw())
+}
+
+/// The result that [`to_register`] was given.
+///
+/// # Errors
+/// The call's.
+pub fn from_register(value: i64) -> SysResult {
+    Errno::from_ret(value as usize)
 }
 
 /// How `--strace` shows an argument.
@@ -173,15 +211,20 @@ macro_rules! calls {
                 NAME.split_at(5).1
             },
             parameters: &[$((stringify!($arg), <$type as $crate::table::Arg>::KIND)),*],
-            handler: |ctx, registers| {
-                let mut _registers = registers.into_iter();
-                $name(
-                    ctx,
-                    $({
-                        let $arg = _registers.next().unwrap_or_default();
-                        <$type as $crate::table::Arg>::from_register($arg)
-                    }),*
-                )
+            entry: {
+                extern "C" fn entry(ctx: &mut $crate::Ctx<'_>) -> i64 {
+                    // Folded: which register each argument is in is known when this is compiled.
+                    let mut _registers = ctx.regs.arguments().into_iter();
+                    let result = $name(
+                        ctx,
+                        $({
+                            let $arg = _registers.next().unwrap_or_default();
+                            <$type as $crate::table::Arg>::from_register($arg)
+                        }),*
+                    );
+                    $crate::table::to_register(ctx, result)
+                }
+                entry
             },
         }),*]
     };
@@ -252,19 +295,37 @@ const fn build() -> [Option<Call>; TABLE_LEN] {
     table
 }
 
-/// Runs system call `number`; `ENOSYS` where Linux has none of that number, or where it is not
-/// implemented.
+/// The calls' entries by number, for the kernel's entry code.
+pub static ENTRIES: [Entry; TABLE_LEN] = entries();
+
+const fn entries() -> [Entry; TABLE_LEN] {
+    extern "C" fn not_implemented(_: &mut Ctx<'_>) -> i64 {
+        -(linux_raw_sys::errno::ENOSYS as i64)
+    }
+    let mut entries: [Entry; TABLE_LEN] = [not_implemented; TABLE_LEN];
+    let mut number = 0;
+    while number < TABLE_LEN {
+        if let Some(call) = &TABLE[number] {
+            entries[number] = call.entry;
+        }
+        number += 1;
+    }
+    entries
+}
+
+/// Runs system call `number` with the arguments in the context's registers; `ENOSYS` where Linux has
+/// none of that number, or where it is not implemented.
 ///
 /// # Errors
 /// The call's own.
-pub fn dispatch(ctx: &mut Ctx<'_>, number: u64, arguments: [u64; 6]) -> SysResult {
+pub fn dispatch(ctx: &mut Ctx<'_>, number: u64) -> SysResult {
     let call = TABLE.get(number as usize).and_then(Option::as_ref);
     if ctx.thread.process.system.config.strace {
-        return crate::strace::traced(ctx, call, number, arguments);
+        return crate::strace::traced(ctx, call, number);
     }
     match call {
-        Some(call) => (call.handler)(ctx, arguments),
-        None => Err(crate::Errno::ENOSYS),
+        Some(call) => call.run(ctx),
+        None => Err(Errno::ENOSYS),
     }
 }
 

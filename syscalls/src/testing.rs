@@ -600,7 +600,16 @@ impl Drop for TestProcess {
 pub fn call_as(thread: &Arc<Thread>, number: u32, arguments: &[u64]) -> SysResult {
     let mut registers = [0; 6];
     registers[..arguments.len()].copy_from_slice(arguments);
-    run_as(thread, |ctx| table::dispatch(ctx, number.into(), registers))
+    run_as(thread, |ctx| dispatch(ctx, number, registers))
+}
+
+/// Makes system call `number` with these argument registers, as the application would.
+///
+/// # Errors
+/// The call's.
+pub fn dispatch(ctx: &mut Ctx<'_>, number: u32, registers: [u64; 6]) -> SysResult {
+    ctx.regs.set_arguments(registers);
+    table::dispatch(ctx, number.into())
 }
 
 /// As [`TestProcess::alloc`], in the current thread's address space.

@@ -17,11 +17,12 @@ pub use pc::traps::{compare_exchange_user, copy_user, load_user, zero_user};
 
 /// Processors: per-processor data, vector state, thread-local bases, stacks, randomness.
 pub use pc::cpu::{
-    VectorState, cpuid, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base,
+    CpuWork, VectorState, cpuid, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base,
     set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
 };
 pub use pc::traps::{
-    leaf_entry_address as leaf_entry, prepare_stack, stub_entry_address as stub_entry, switch_to,
+    SAMPLE_PERIOD, leaf_entry_address as leaf_entry, prepare_stack,
+    stub_entry_address as stub_entry, switch_to, watch_all_calls,
 };
 
 /// Time.

@@ -20,7 +20,7 @@ use crate::{
     Ctx, Errno, SysResult,
     errno::is_restart,
     platform::platform,
-    table::{Call, Handler},
+    table::Call,
     task::{
         Thread,
         signal::{SigInfo, SignalNumber},
@@ -41,12 +41,8 @@ fn send(thread: &Thread, line: &str) {
 ///
 /// # Errors
 /// The call's own.
-pub fn traced(
-    ctx: &mut Ctx<'_>,
-    call: Option<&Call>,
-    number: u64,
-    arguments: [u64; 6],
-) -> SysResult {
+pub fn traced(ctx: &mut Ctx<'_>, call: Option<&Call>, number: u64) -> SysResult {
+    let arguments = ctx.regs.arguments();
     let Some(call) = call else {
         let list: Vec<String> = arguments.iter().map(|value| format!("{value:#x}")).collect();
         let head = format!("syscall_{number:#x}({})", list.join(", "));
@@ -56,16 +52,12 @@ pub fn traced(
     let before = arguments::show_before(call, arguments);
     if matches!(call.number, linux::__NR_exit | linux::__NR_exit_group) {
         send(ctx.thread, &with_result(head(call, &before), "?"));
-        return run(call.handler, ctx, arguments);
+        return call.run(ctx);
     }
-    let result = run(call.handler, ctx, arguments);
+    let result = call.run(ctx);
     let shown = arguments::show_after(call, arguments, before, result);
     send(ctx.thread, &with_result(head(call, &shown), &show_result(call, result)));
     result
-}
-
-fn run(handler: Handler, ctx: &mut Ctx<'_>, arguments: [u64; 6]) -> SysResult {
-    handler(ctx, arguments)
 }
 
 /// `name(arguments)`; what has not been shown was decided not to be.

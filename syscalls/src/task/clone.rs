@@ -399,7 +399,7 @@ fn make(ctx: &Ctx<'_>, request: &Request, id: i32) -> Result<Arc<Thread>, Errno>
     }
     if request.has(linux::CLONE_CHILD_SETTID) {
         child.set_child_tid.store(request.child_tid, Ordering::Relaxed);
-        child.has_notice.store(true, Ordering::Relaxed);
+        child.note();
     }
     if request.has(linux::CLONE_CHILD_CLEARTID) {
         child.clear_child_tid.store(request.child_tid, Ordering::Relaxed);

@@ -20,6 +20,7 @@ pub(crate) const CALLS: &[Call] = calls! {
 fn exit(ctx: &mut Ctx<'_>, status: i32) -> SysResult {
     *ctx.thread.exit_code.lock() = Some(Exit::Status(status as u8));
     ctx.thread.must_exit.store(true, Ordering::SeqCst);
+    ctx.thread.note_return_work();
     Ok(0)
 }
 

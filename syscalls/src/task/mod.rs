@@ -29,6 +29,8 @@ pub(crate) mod wait;
 
 use alloc::sync::Arc;
 
+use linux_raw_sys::general as linux;
+
 pub use credentials::{Capability, Credentials};
 pub use process::{Process, Program};
 pub(crate) use signal::NO_CALL;
@@ -67,10 +69,46 @@ pub struct UserRegs {
     pub ss: u64,
 }
 
-/// What a system call gets beside its arguments.
+impl UserRegs {
+    /// The arguments of a system call, in order.
+    #[inline(always)]
+    #[must_use]
+    pub fn arguments(&self) -> [u64; 6] {
+        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9]
+    }
+
+    /// Puts the arguments of a system call where [`Self::arguments`] finds them.
+    pub fn set_arguments(&mut self, arguments: [u64; 6]) {
+        [self.rdi, self.rsi, self.rdx, self.r10, self.r8, self.r9] = arguments;
+    }
+}
+
+/// What a system call gets: who makes it, with which registers. The kernel's entry code puts it
+/// together.
+///
+/// rbx, rbp and r12 to r15 hold the application's values only in calls that [`needs_all_registers`]
+/// names, and in [`return_to_user`].
+#[repr(C)]
 pub struct Ctx<'a> {
     /// The calling thread.
     pub thread: &'a Arc<Thread>,
     /// Its registers, as they will be restored.
     pub regs: &'a mut UserRegs,
+}
+
+/// Whether a call reads or replaces more of the caller's registers than the arguments, or has to be
+/// followed by [`return_to_user`] at once.
+#[must_use]
+pub const fn needs_all_registers(number: u32) -> bool {
+    matches!(
+        number,
+        linux::__NR_rt_sigreturn
+            | linux::__NR_clone
+            | linux::__NR_clone3
+            | linux::__NR_fork
+            | linux::__NR_vfork
+            | linux::__NR_execve
+            | linux::__NR_execveat
+            | linux::__NR_restart_syscall
+    )
 }

@@ -89,7 +89,7 @@ fn rseq(ctx: &mut Ctx<'_>, addr: UserAddr, len: u32, flags: Flags, signature: u3
     // As Linux since 6.0: the pointer to a critical section starts out clear.
     UserPtr::from(addr.offset(RSEQ_CS)).write(&0u64)?;
     thread.register_rseq(Some(RseqArea { addr, len, signature }));
-    thread.has_notice.store(true, Ordering::SeqCst);
+    thread.note();
     Ok(0)
 }
 
@@ -160,6 +160,6 @@ pub(super) fn before_signal(ctx: &mut Ctx<'_>) {
     if let Some(area) = *ctx.thread.rseq.lock() {
         // What is wrong shows on return.
         let _ = abort_section(ctx, area);
-        ctx.thread.has_notice.store(true, Ordering::SeqCst);
+        ctx.thread.note();
     }
 }

@@ -37,7 +37,7 @@ fn play(thread: &Arc<Thread>, number: u32, arguments: &[u64]) -> (i64, Next) {
     registers[..arguments.len()].copy_from_slice(arguments);
     run_as(thread, |ctx| {
         ctx.regs.orig_rax = number.into();
-        let result = crate::table::dispatch(ctx, number.into(), registers);
+        let result = crate::testing::dispatch(ctx, number, registers);
         let next = return_to_user(ctx, Some(result));
         (ctx.regs.rax as i64, next)
     })
@@ -90,7 +90,7 @@ fn a_thread_shares_its_process_and_clears_its_id_at_the_end() {
     // pthread_join waits for the word that the end clears.
     let joiner = start_as(&process.thread, move |ctx| {
         let futex = [clear.0, linux::FUTEX_WAIT.into(), 77, 0, 0, 0];
-        crate::table::dispatch(ctx, linux::__NR_futex.into(), futex)
+        crate::testing::dispatch(ctx, linux::__NR_futex, futex)
     });
     process.write(tids, &tid);
     assert_eq!(play(&thread, linux::__NR_exit, &[0]).1, Next::Ended);
@@ -226,7 +226,7 @@ fn exit_group_ends_all_threads() {
     let word = process.alloc(4);
     let blocked = start_as(&other, move |ctx| {
         let futex = [word.0, linux::FUTEX_WAIT.into(), 0, 0, 0, 0];
-        let result = crate::table::dispatch(ctx, linux::__NR_futex.into(), futex);
+        let result = crate::testing::dispatch(ctx, linux::__NR_futex, futex);
         return_to_user(ctx, Some(result))
     });
     assert_eq!(play(&process.thread, linux::__NR_exit_group, &[3]).1, Next::Ended);
@@ -237,9 +237,8 @@ fn exit_group_ends_all_threads() {
 #[test]
 fn vfork_waits_until_the_child_is_off_the_memory() {
     let process = TestProcess::new();
-    let parent = start_as(&process.thread, |ctx| {
-        crate::table::dispatch(ctx, linux::__NR_vfork.into(), [0; 6])
-    });
+    let parent =
+        start_as(&process.thread, |ctx| crate::testing::dispatch(ctx, linux::__NR_vfork, [0; 6]));
     let child = loop {
         if let Some((child, _)) = process.machine.take_spawned().pop() {
             break child;
@@ -316,7 +315,7 @@ fn waiters(
             process.call(linux::__NR_clone, &[flags, 0x1000, 0, 0, 0]).unwrap();
             let arguments = arguments(index);
             start_as(&process.spawned(), move |ctx| {
-                crate::table::dispatch(ctx, linux::__NR_futex.into(), arguments)
+                crate::testing::dispatch(ctx, linux::__NR_futex, arguments)
             })
         })
         .collect()

@@ -64,6 +64,9 @@ pub struct Thread {
     pub(super) rseq: Mutex<Option<RseqArea>>,
     /// Whether there is an [`RseqArea`].
     pub(super) rseq_registered: AtomicBool,
+    /// Whether [`super::return_to_user`] may have more to do than to store a result. Set after
+    /// whatever gives it something to do has been stored, cleared before it looks.
+    return_work: AtomicBool,
     /// There is something to do before the thread goes on: its rseq area is to be brought up to
     /// date, its id to be stored, or its mask to be restored.
     pub(super) has_notice: AtomicBool,
@@ -160,6 +163,7 @@ impl Thread {
             robust_list: AtomicU64::new(0),
             rseq: Mutex::new(None),
             rseq_registered: AtomicBool::new(false),
+            return_work: AtomicBool::new(true),
             has_notice: AtomicBool::new(false),
             fault: Mutex::default(),
             scheduling: Mutex::new(parts.scheduling),
@@ -234,6 +238,9 @@ impl Thread {
     /// Replaces the mask, of the running thread.
     pub fn set_mask(&self, mask: SignalSet) {
         self.mask.store(mask.blockable().0, Ordering::SeqCst);
+        if self.has_pending_signal() {
+            self.note_return_work();
+        }
     }
 
     /// Replaces the mask until the present call has returned, as `ppoll` and `sigsuspend` do: a
@@ -241,8 +248,26 @@ impl Thread {
     /// handler.
     pub fn set_temporary_mask(&self, mask: SignalSet) {
         self.saved_mask.lock().get_or_insert(self.mask());
-        self.has_notice.store(true, Ordering::SeqCst);
+        self.note();
         self.set_mask(mask);
+    }
+
+    /// Sets [`Self::has_notice`].
+    pub(super) fn note(&self) {
+        self.has_notice.store(true, Ordering::SeqCst);
+        self.note_return_work();
+    }
+
+    /// Makes the thread pass through [`super::return_to_user`] before it goes on in the application.
+    pub(crate) fn note_return_work(&self) {
+        self.return_work.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the thread must pass through [`super::return_to_user`] before it goes on in the
+    /// application. The kernel's entry code tests this byte.
+    #[must_use]
+    pub fn return_work(&self) -> &AtomicBool {
+        &self.return_work
     }
 
     /// The thread's name, without NULs.
@@ -282,6 +307,7 @@ impl Thread {
 
     /// Makes the thread look at its signals, wherever it is.
     pub(super) fn interrupt(&self) {
+        self.note_return_work();
         if let Some(handle) = self.handle.get() {
             handle.unpark();
         }

@@ -3,15 +3,17 @@
 use alloc::{
     alloc::{Layout, alloc_zeroed, dealloc},
     boxed::Box,
+    sync::Arc,
 };
 use core::{
     arch::{asm, x86_64::__cpuid_count},
     mem::offset_of,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
-use hx_syscalls::{page::OutOfMemory, platform::CpuInfo};
+use bitflags::bitflags;
+use hx_syscalls::{page::OutOfMemory, platform::CpuInfo, task::Thread};
 use spin::Once;
 use x86_64::{
     VirtAddr,
@@ -32,7 +34,17 @@ pub struct PerCpu {
     this: *const PerCpu,
     kernel_stack: u64,
     user_rsp: u64,
-    stub_calls: AtomicU64,
+    /// The running thread, as [`hx_syscalls::Ctx`] has it.
+    thread: AtomicPtr<Arc<Thread>>,
+    /// Its [`Thread::return_work`].
+    thread_work: AtomicPtr<AtomicBool>,
+    /// [`CpuWork`] to be done before the application goes on.
+    work: AtomicU8,
+    /// Calls of the short way until one is measured.
+    until_sample: AtomicU32,
+    leaf_calls: AtomicU64,
+    known_calls: AtomicU64,
+    computed_calls: AtomicU64,
     trap_calls: AtomicU64,
     identity: Identity,
     leaf_stack: *const u64,
@@ -48,8 +60,21 @@ pub const KERNEL_STACK_OFFSET: usize = offset_of!(PerCpu, kernel_stack);
 /// Offset of the entry code's scratch word.
 pub const USER_RSP_OFFSET: usize = offset_of!(PerCpu, user_rsp);
 
-/// Offset of the count of calls that came from rewritten sites.
-pub const STUB_CALLS_OFFSET: usize = offset_of!(PerCpu, stub_calls);
+/// Offset of the running thread.
+pub const THREAD_OFFSET: usize = offset_of!(PerCpu, thread);
+/// Offset of the address of its byte of return work.
+pub const THREAD_WORK_OFFSET: usize = offset_of!(PerCpu, thread_work);
+/// Offset of the processor's work.
+pub const WORK_OFFSET: usize = offset_of!(PerCpu, work);
+/// Offset of the countdown to a measured call.
+pub const UNTIL_SAMPLE_OFFSET: usize = offset_of!(PerCpu, until_sample);
+
+/// Offset of the count of calls that a leaf entry has answered.
+pub const LEAF_CALLS_OFFSET: usize = offset_of!(PerCpu, leaf_calls);
+/// Offset of the count of calls from rewritten sites that know their number.
+pub const KNOWN_CALLS_OFFSET: usize = offset_of!(PerCpu, known_calls);
+/// Offset of the count of calls from other rewritten sites.
+pub const COMPUTED_CALLS_OFFSET: usize = offset_of!(PerCpu, computed_calls);
 /// Offset of the count of calls that came by the `syscall` instruction.
 pub const TRAP_CALLS_OFFSET: usize = offset_of!(PerCpu, trap_calls);
 
@@ -74,10 +99,73 @@ impl PerCpu {
         }
     }
 
-    /// How many system calls came from rewritten sites, and how many by `syscall`.
-    pub fn call_counts(&self) -> (u64, u64) {
-        (self.stub_calls.load(Ordering::Relaxed), self.trap_calls.load(Ordering::Relaxed))
+    /// Notes the thread that is about to run.
+    pub fn set_thread(&self, thread: &Arc<Thread>) {
+        self.thread.store(core::ptr::from_ref(thread).cast_mut(), Ordering::Relaxed);
+        let work = core::ptr::from_ref(thread.return_work()).cast_mut();
+        self.thread_work.store(work, Ordering::Relaxed);
     }
+
+    /// Notes that there is something to be done on this processor before the application goes on.
+    pub fn note_work(&self, work: CpuWork) {
+        self.work.fetch_or(work.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether `work` has been noted; it is not any more.
+    pub fn take_work(&self, work: CpuWork) -> bool {
+        self.has_work(work)
+            && self.work.fetch_and(!work.bits(), Ordering::Relaxed) & work.bits() != 0
+    }
+
+    /// Whether `work` has been noted.
+    pub fn has_work(&self, work: CpuWork) -> bool {
+        self.work.load(Ordering::Relaxed) & work.bits() != 0
+    }
+
+    /// Whether the call that has just come in is one to be measured: the countdown is then at its
+    /// end, and begins anew.
+    pub fn take_sample(&self) -> bool {
+        let is_due = self.until_sample.load(Ordering::Relaxed) == 0;
+        if is_due {
+            self.until_sample.store(traps::SAMPLE_PERIOD, Ordering::Relaxed);
+        }
+        is_due
+    }
+
+    /// System calls so far, by the way that they took.
+    pub fn call_counts(&self) -> CallCounts {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CallCounts {
+            leaf: count(&self.leaf_calls),
+            known: count(&self.known_calls),
+            computed: count(&self.computed_calls),
+            trapped: count(&self.trap_calls),
+        }
+    }
+}
+
+bitflags! {
+    /// What a processor has to do before it goes back to the application.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CpuWork: u8 {
+        /// An interrupt came, and what it announces is still to be looked at.
+        const INTERRUPTED = 1;
+        /// What the timer is set for may have changed.
+        const TIMER = 1 << 1;
+    }
+}
+
+/// Numbers of system calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallCounts {
+    /// Answered by a leaf entry.
+    pub leaf: u64,
+    /// Others from rewritten sites that know the call's number.
+    pub known: u64,
+    /// From rewritten sites that find the number in rax.
+    pub computed: u64,
+    /// By the `syscall` instruction.
+    pub trapped: u64,
 }
 
 /// What the processor can do, found at boot.
@@ -170,7 +258,13 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         this: core::ptr::null(),
         kernel_stack: 0,
         user_rsp: 0,
-        stub_calls: AtomicU64::new(0),
+        thread: AtomicPtr::default(),
+        thread_work: AtomicPtr::default(),
+        work: AtomicU8::new(CpuWork::TIMER.bits()),
+        until_sample: AtomicU32::new(traps::SAMPLE_PERIOD),
+        leaf_calls: AtomicU64::new(0),
+        known_calls: AtomicU64::new(0),
+        computed_calls: AtomicU64::new(0),
         trap_calls: AtomicU64::new(0),
         identity: Identity::default(),
         leaf_stack: core::ptr::null(),

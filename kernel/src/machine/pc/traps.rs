@@ -30,9 +30,15 @@
 //! `stub_entries` and `stub_entries_end` as it treats the application's: it does not touch that
 //! stack. An interrupt there is acknowledged and left for the way back from the call.
 
-use core::arch::global_asm;
+use core::{
+    arch::global_asm,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use hx_syscalls::task::UserRegs;
+use hx_syscalls::{
+    table::ENTRIES,
+    task::{UserRegs, needs_all_registers},
+};
 use linux_raw_sys::general as linux;
 use x86_64::registers::control::Cr2;
 
@@ -49,6 +55,8 @@ const STUB_LEN: usize = 16;
 
 /// RFLAGS.IF.
 const INTERRUPT_FLAG: u64 = 1 << 9;
+/// RFLAGS.TF.
+const TRAP_FLAG: u64 = 1 << 8;
 
 /// Numbers with a stub entry of their own: all that Linux has.
 const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
@@ -157,14 +165,14 @@ return_by_iret:
     mov qword ptr [rsp + 32], {data}
     iretq
 
-    // One entry for each system call number, and the one that takes the number from rax.
+    // One entry for each system call number, and those that take the number from rax.
     .balign 16
 stub_entries:
     .set number, 0
     .rept {known_numbers}
     .balign {known_entry_len}
     mov eax, number
-    jmp stub_entry
+    jmp stub_entry_short
     .set number, number + 1
     .endr
 
@@ -174,9 +182,9 @@ stub_entries:
     .macro leaf name, value
     .balign 16
 \name:
-    mov rax, gs:[{stub_calls}]
+    mov rax, gs:[{leaf_calls}]
     lea rax, [rax + 1]
-    mov gs:[{stub_calls}], rax
+    mov gs:[{leaf_calls}], rax
     mov r11, rsp
     mov rsp, gs:[{leaf_stack}]
     pushfq
@@ -194,40 +202,92 @@ stub_entries:
     leaf leaf_gid, 5
     leaf leaf_egid, 6
 
-    .balign 16
-stub_entry:
+    .macro leave_application_stack
     cli
     mov gs:[{user_rsp}], rsp
     mov rsp, gs:[{kernel_stack}]
-stub_entries_end:
-    pushfq
-    pop r11
-    or r11, 0x200
-    cld
-    inc qword ptr gs:[{stub_calls}]
-    jmp 1f
+    .endm
 
-    .balign 16
-    .global syscall_entry
-syscall_entry:
-    mov gs:[{user_rsp}], rsp
-    mov rsp, gs:[{kernel_stack}]
-    inc qword ptr gs:[{trap_calls}]
-1:  push {linux_data}
+    // The upper part of the frame (struct UserRegs), for the call whose number is in rax. With no
+    // operand, the flags are the processor's.
+    .macro push_frame flags
+    push {linux_data}
     push gs:[{user_rsp}]
-    push r11
+    .ifb \flags
+    pushfq
+    .else
+    push \flags
+    .endif
     push {linux_code}
     push rcx
     push rax
     push rdi
     push rsi
     push rdx
-    push rcx
-    push rax
+    sub rsp, 16
     push r8
     push r9
     push r10
+    cld
+    .endm
+
+    .balign 16
+stub_entry_long:
+    leave_application_stack
+    jmp 60f
+    .balign 16
+stub_entry_computed:
+    leave_application_stack
+    jmp 61f
+    .balign 16
+stub_entry_short:
+    leave_application_stack
+stub_entries_end:
+    push_frame
+    inc qword ptr gs:[{known_calls}]
+62: dec dword ptr gs:[{until_sample}]
+    jz 63f
+    // rsp is at the frame's r10. Room for the registers below it, the Ctx, and alignment.
+    lea rdi, [rsp - 56]
+    sub rsp, 64
+    push rdi
+    push gs:[{thread}]
+    mov rdi, rsp
+    call [{entries} + rax * 8]
+    mov rdi, gs:[{thread_work}]
+    cmp byte ptr gs:[{cpu_work}], 0
+    jne 64f
+    cmp byte ptr [rdi], 0
+    jne 64f
+    mov r10, [rsp + 80]
+    mov r9, [rsp + 88]
+    mov r8, [rsp + 96]
+    mov rdx, [rsp + 120]
+    mov rsi, [rsp + 128]
+    mov rdi, [rsp + 136]
+    mov rcx, [rsp + 152]
+    mov r11, [rsp + 168]
+    // Without IF, which it was pushed without.
     push r11
+    or r11, {interrupt_flag}
+    popfq
+    mov rsp, [rsp + 176]
+    sti
+    jmp rcx
+
+60: push_frame
+    inc qword ptr gs:[{known_calls}]
+    jmp 63f
+
+61: push_frame
+    inc qword ptr gs:[{computed_calls}]
+65: cmp rax, {known_numbers}
+    jae 63f
+    cmp byte ptr [{is_long} + rax], 0
+    je 62b
+
+    // The long way, with the whole frame.
+63: push r11
     push rbx
     push rbp
     push r12
@@ -236,8 +296,22 @@ syscall_entry:
     push r15
     mov rdi, rsp
     sub rsp, 8
-    call {syscall}
-    add rsp, 8
+    call {long_call}
+    jmp 66f
+
+    // The way out where there is something to do: the frame is made whole first.
+64: lea rsp, [rsp + 72]
+    push rbx
+    push rbp
+    push r12
+    push r13
+    push r14
+    push r15
+    mov rdi, rsp
+    mov rsi, rax
+    sub rsp, 8
+    call {after_call}
+66: add rsp, 8
     test al, al
     jz return_by_iret
     // rcx and r11 hold rip and the flags: leave by a jump.
@@ -259,18 +333,32 @@ syscall_entry:
     mov rcx, [rsp + 8]
     mov r11, [rsp + 24]
     push r11
-    and qword ptr [rsp], ~0x200
+    and qword ptr [rsp], ~{interrupt_flag}
     popfq
     mov rsp, [rsp + 32]
     sti
     jmp rcx
 
+    .balign 16
+    .global syscall_entry
+syscall_entry:
+    mov gs:[{user_rsp}], rsp
+    mov rsp, gs:[{kernel_stack}]
+    and r11, ~{interrupt_flag}
+    push_frame r11
+    inc qword ptr gs:[{trap_calls}]
+    // A program that traces itself by single steps: its flags cannot be loaded in here.
+    test r11d, {trap_flag}
+    jz 65b
+    jmp 63b
+
     // The first return of a new thread: its registers are at rsp.
     .balign 16
     .global thread_first_return
 thread_first_return:
+    mov rdi, rsp
     sub rsp, 8
-    call {finish_switch}
+    call {first_return}
     add rsp, 8
     jmp return_by_iret
 
@@ -402,10 +490,20 @@ load_recoverable:
     slow_strings = sym super::bulk::SLOW_STRINGS,
     kernel_stack = const super::cpu::KERNEL_STACK_OFFSET,
     user_rsp = const super::cpu::USER_RSP_OFFSET,
-    stub_calls = const super::cpu::STUB_CALLS_OFFSET,
+    leaf_calls = const super::cpu::LEAF_CALLS_OFFSET,
+    known_calls = const super::cpu::KNOWN_CALLS_OFFSET,
+    computed_calls = const super::cpu::COMPUTED_CALLS_OFFSET,
     trap_calls = const super::cpu::TRAP_CALLS_OFFSET,
     leaf_stack = const super::cpu::LEAF_STACK_OFFSET,
     identity = const super::cpu::IDENTITY_OFFSET,
+    thread = const super::cpu::THREAD_OFFSET,
+    thread_work = const super::cpu::THREAD_WORK_OFFSET,
+    cpu_work = const super::cpu::WORK_OFFSET,
+    until_sample = const super::cpu::UNTIL_SAMPLE_OFFSET,
+    entries = sym ENTRIES,
+    is_long = sym LONG_CALLS,
+    interrupt_flag = const INTERRUPT_FLAG,
+    trap_flag = const TRAP_FLAG,
     known_numbers = const KNOWN_NUMBERS,
     known_entry_len = const KNOWN_ENTRY_LEN,
     code = const CODE_SELECTOR,
@@ -414,14 +512,17 @@ load_recoverable:
     linux_code = const 0x33,
     linux_data = const 0x2b,
     trap = sym trap_entry,
-    syscall = sym syscall_entry_rust,
-    finish_switch = sym crate::sched::finish_switch,
+    long_call = sym long_call,
+    after_call = sym after_call,
+    first_return = sym first_return,
 );
 
 unsafe extern "C" {
     static trap_stubs: [u8; 256 * STUB_LEN];
     static stub_entries: [u8; KNOWN_NUMBERS * KNOWN_ENTRY_LEN];
-    static stub_entry: u8;
+    static stub_entry_long: u8;
+    static stub_entry_computed: u8;
+    static stub_entries_end: u8;
     static leaf_pid: u8;
     static leaf_tid: u8;
     static leaf_ppid: u8;
@@ -447,16 +548,38 @@ pub fn stub_address(vector: usize) -> u64 {
     base + (vector * STUB_LEN) as u64
 }
 
-/// Where a rewritten call site enters the kernel: with its number known, or in rax.
-pub fn stub_entry_address(number: Option<u32>) -> u64 {
-    let (known, computed) = ((&raw const stub_entries) as u64, (&raw const stub_entry) as u64);
-    match number {
-        // Linux has no call of the last number either: all beyond share its ENOSYS.
-        Some(number) => {
-            known + (number as usize).min(KNOWN_NUMBERS - 1) as u64 * KNOWN_ENTRY_LEN as u64
-        }
-        None => computed,
+/// Calls that take the long way, by number.
+static LONG_CALLS: [AtomicBool; KNOWN_NUMBERS] = {
+    let mut long = [const { AtomicBool::new(false) }; KNOWN_NUMBERS];
+    let mut number = 0;
+    while number < KNOWN_NUMBERS {
+        let is_long = needs_all_registers(number as u32) || trap::changes_identity(number as u32);
+        long[number] = AtomicBool::new(is_long);
+        number += 1;
     }
+    long
+};
+
+/// From now on every call takes the long way, where `--strace` watches it.
+pub fn watch_all_calls() {
+    for is_long in &LONG_CALLS {
+        is_long.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One call in so many on the short way is made the long way, to measure it.
+pub const SAMPLE_PERIOD: u32 = 61;
+
+/// Where a rewritten call site enters the kernel: with its number known, or in rax. To be asked after
+/// [`watch_all_calls`] if at all.
+pub fn stub_entry_address(number: Option<u32>) -> u64 {
+    let Some(number) = number else { return (&raw const stub_entry_computed) as u64 };
+    // Linux has no call of the last number either: all beyond share its ENOSYS.
+    let number = (number as usize).min(KNOWN_NUMBERS - 1);
+    if LONG_CALLS[number].load(Ordering::Relaxed) {
+        return (&raw const stub_entry_long) as u64;
+    }
+    (&raw const stub_entries) as u64 + number as u64 * KNOWN_ENTRY_LEN as u64
 }
 
 /// Where a rewritten call site enters the kernel for a call that [`cpu::Identity`] answers; `None` for
@@ -500,6 +623,8 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
             super::apic::acknowledge(vector);
             trap::interrupt_in_kernel();
         }
+        // A program that traces itself by single steps is not followed into the kernel.
+        1 if is_step_into_stub(regs) => regs.rflags &= !TRAP_FLAG,
         14 => {
             let address = fault_address();
             let fault = PageFault::new(address, error);
@@ -530,13 +655,43 @@ fn recovery(rip: u64) -> Option<u64> {
     table.iter().find(|[at, _]| *at == rip).map(|[_, target]| *target)
 }
 
-/// Gives whether the application can be returned to by the jump: its rcx and r11 are expendable.
-extern "C" fn syscall_entry_rust(regs: &mut UserRegs) -> bool {
-    const TRAP_FLAG: u64 = 1 << 8;
-    regs.r11 |= INTERRUPT_FLAG;
-    regs.rflags |= INTERRUPT_FLAG;
+/// A call by the long way. Gives whether the application can be returned to by the jump: its rcx and
+/// r11 are expendable.
+extern "C" fn long_call(regs: &mut UserRegs) -> bool {
+    complete(regs);
     trap::system_call(regs);
+    can_jump(regs)
+}
+
+/// The way out of a call of the short way that has given `result`, where something is to be done.
+extern "C" fn after_call(regs: &mut UserRegs, result: i64) -> bool {
+    complete(regs);
+    trap::after_system_call(regs, result);
+    can_jump(regs)
+}
+
+/// A new thread is about to go on for the first time.
+extern "C" fn first_return(regs: &mut UserRegs) {
+    crate::sched::finish_switch();
+    trap::first_return(regs);
+}
+
+/// Fills in what a call does to the registers, as Linux shows it.
+fn complete(regs: &mut UserRegs) {
+    regs.rflags |= INTERRUPT_FLAG;
+    regs.r11 = regs.rflags;
+    regs.rcx = regs.rip;
+    regs.rax = regs.orig_rax;
+}
+
+fn can_jump(regs: &UserRegs) -> bool {
     regs.rcx == regs.rip && regs.r11 == regs.rflags && regs.rflags & TRAP_FLAG == 0
+}
+
+/// Whether a trap came from a stub entry that was reached with the trap flag set.
+fn is_step_into_stub(regs: &UserRegs) -> bool {
+    let entries = (&raw const stub_entries) as u64..=(&raw const stub_entries_end) as u64;
+    entries.contains(&regs.rip)
 }
 
 /// Copies `len` bytes where either side may be application memory; gives how many were copied.

@@ -250,7 +250,7 @@ fn a_lock_is_waited_for() {
     files.call(linux::__NR_flock, &[a, linux::LOCK_EX.into()]).unwrap();
     let waiter = crate::testing::start_as(&files.process.thread, move |ctx| {
         let registers = [b, linux::LOCK_SH.into(), 0, 0, 0, 0];
-        crate::table::dispatch(ctx, linux::__NR_flock.into(), registers)
+        crate::testing::dispatch(ctx, linux::__NR_flock, registers)
     });
     std::thread::sleep(std::time::Duration::from_millis(20));
     assert!(!waiter.is_finished());

@@ -94,7 +94,8 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
         None => {}
     }
     let thread = ctx.thread;
-    if interrupted.is_none() && !thread.has_return_work() {
+    let noted = thread.return_work().swap(false, Ordering::SeqCst);
+    if interrupted.is_none() && !noted {
         return Next::Resume;
     }
     exit::finish_start(thread);
@@ -234,16 +235,11 @@ fn enter_handler(
 }
 
 impl Thread {
-    /// Whether [`return_to_user`] has more to do than to store a result.
-    fn has_return_work(&self) -> bool {
-        self.has_pending_signal() || self.has_notice.load(Ordering::SeqCst)
-    }
-
     /// To be called by the scheduler when it takes the processor from the thread or moves it to
     /// another: a restartable sequence that it is in is aborted on return.
     pub fn note_preempted(&self) {
         if self.rseq_registered.load(Ordering::Relaxed) {
-            self.has_notice.store(true, Ordering::SeqCst);
+            self.note();
         }
     }
 }

@@ -22,6 +22,9 @@ impl Process {
         self.pending.push(info);
         self.announce(signal);
         let threads = self.threads();
+        for thread in &threads {
+            thread.note_return_work();
+        }
         let willing = threads.iter().find(|thread| thread.wants(signal));
         match willing {
             // A signal that ends or stops the process concerns it even where it is stopped.
@@ -167,6 +170,7 @@ impl Thread {
             return;
         }
         self.pending.push(info);
+        self.note_return_work();
         self.process.announce(signal);
         if self.wants(signal) || signal == SignalNumber::SIGKILL {
             self.interrupt();
@@ -189,6 +193,7 @@ impl Thread {
         // What caused this must be told now, even where another instance is pending.
         self.pending.discard(SignalSet::of(signal));
         self.pending.push(info);
+        self.note_return_work();
     }
 
     /// Whether the signal is blocked, and not awaited.

@@ -8,7 +8,6 @@ use crate::{
     Errno,
     abi::{UserAbi, decode_at},
     platform::{CpuInfo, platform},
-    table,
     task::{Ctx, Next, UserRegs, return_to_user},
     testing::TestProcess,
     user::UserAddr,
@@ -58,7 +57,7 @@ impl Player {
         registers[..arguments.len()].copy_from_slice(arguments);
         self.regs.orig_rax = number.into();
         self.ctx(|ctx| {
-            let result = table::dispatch(ctx, number.into(), registers);
+            let result = crate::testing::dispatch(ctx, number, registers);
             return_to_user(ctx, Some(result))
         })
     }
