@@ -18,6 +18,7 @@ use hx_abi::cpio;
 use linux_raw_sys::general::{S_IFDIR, S_IFMT, S_IFREG, S_IFSOCK};
 
 use crate::{
+    accounts::Accounts,
     error::{Error, Result},
     tree::{Content, Kind, Node, Tree, walk},
 };
@@ -307,7 +308,12 @@ impl<W: Write> Writer<W> {
 }
 
 /// What programs expect in every root file system, made up where it is missing.
-pub(crate) fn make_up_essentials(image: &mut Image, hosts: &str, resolv_conf: &str) {
+pub(crate) fn make_up_essentials(
+    image: &mut Image,
+    accounts: &Accounts,
+    hosts: &str,
+    resolv_conf: &str,
+) {
     for (path, mode) in [
         ("/dev", 0o755),
         ("/proc", 0o555),
@@ -319,14 +325,11 @@ pub(crate) fn make_up_essentials(image: &mut Image, hosts: &str, resolv_conf: &s
     ] {
         image.make_up(path, S_IFDIR | mode, Content::None);
     }
-    let passwd = "root:x:0:0:root:/root:/bin/sh\n\
-                  nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n";
-    let group = "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n";
     let nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n\
                     networks: files\nprotocols: files\nservices: files\n";
     for (path, text) in [
-        ("/etc/passwd", passwd),
-        ("/etc/group", group),
+        ("/etc/passwd", accounts.passwd.as_str()),
+        ("/etc/group", accounts.group.as_str()),
         ("/etc/hosts", hosts),
         ("/etc/nsswitch.conf", nsswitch),
         ("/etc/resolv.conf", resolv_conf),
@@ -385,7 +388,7 @@ mod tests {
         let (_dir, tree) = sample();
         let mut image = Image::new();
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, "127.0.0.1\tlocalhost box\n", "");
+        make_up_essentials(&mut image, &Accounts::default(), "127.0.0.1\tlocalhost box\n", "");
         let bytes = written(&image);
         let entries = cpio::Reader::new(&bytes).collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!(entries.len(), image.len());
@@ -422,7 +425,7 @@ mod tests {
         let mut image = Image::new();
         let tree = HostTree::new(dir.path());
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, "127.0.0.1\tlocalhost box\n", "");
+        make_up_essentials(&mut image, &Accounts::default(), "127.0.0.1\tlocalhost box\n", "");
         let (_, passwd) = image.lookup(Path::new("/etc/passwd")).unwrap();
         assert_eq!(passwd.content.read().unwrap(), b"mine");
         let (_, hosts) = image.lookup(Path::new("/etc/hosts")).unwrap();

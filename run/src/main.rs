@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod accel;
+mod accounts;
 mod cache;
 mod cli;
 mod console;

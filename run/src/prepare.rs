@@ -212,12 +212,13 @@ fn key(settings: &Settings, root: &Root, program: &Path) -> Vec<u8> {
     let uid = rustix::process::geteuid().as_raw();
     let _ = write!(
         key,
-        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {} {}",
+        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {} {} {:?}",
         root.path(),
         settings.packages,
         settings.no_packages,
         settings.network.hosts(&settings.hostname),
-        settings.network.resolv_conf()
+        settings.network.resolv_conf(),
+        settings.accounts(),
     );
     key.into_bytes()
 }
@@ -288,7 +289,12 @@ fn build(
         // What a root file system brings along names the name servers of another machine.
         image.remove(Path::new("/etc/resolv.conf"));
     }
-    make_up_essentials(&mut image, &network.hosts(&settings.hostname), &network.resolv_conf());
+    make_up_essentials(
+        &mut image,
+        &settings.accounts(),
+        &network.hosts(&settings.hostname),
+        &network.resolv_conf(),
+    );
     let essential: Vec<_> =
         needed.iter().filter_map(|path| image.lookup(path).ok()).map(|(path, _)| path).collect();
     for (path, error) in image.drop_unreadable() {

@@ -26,6 +26,7 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    accounts::Accounts,
     cli::{Accel, Options},
     error::{Error, Result},
     network,
@@ -174,6 +175,15 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The accounts of an image that has none of its own.
+    pub(crate) fn accounts(&self) -> Accounts {
+        if self.rootfs.is_some() {
+            return Accounts::default();
+        }
+        let named: Vec<&str> = self.user.iter().flat_map(|user| user.split(':')).collect();
+        Accounts::of_host(&named)
+    }
+
     /// Merges `options` (which hold the environment already) with the settings file.
     ///
     /// # Errors
