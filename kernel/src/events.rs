@@ -2,17 +2,19 @@
 //!
 //! Looked at when a processor idles, when a thread yields, and when an interrupt has found the
 //! application running; never from inside a system call, so nothing here finds a lock taken by the
-//! code that it interrupted.
+//! code that it interrupted. The console link is the first processor's business: its interrupt goes
+//! there. The system's timers are seen to by whichever processor comes by when they are due; the one
+//! that has set them has its own timer set for that.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alloc::sync::Arc;
 use hx_abi::link::{Decoder, Event, Kind};
+use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::task::{
     System,
     signal::{SigInfo, SignalNumber},
 };
-use spin::{Mutex, Once};
 
 use crate::{
     machine::{self, CpuWork, clock, link, timer},
@@ -24,6 +26,8 @@ static DECODER: Mutex<Option<Decoder>> = Mutex::new(None);
 
 /// When the system's own timers are next due; `u64::MAX` for never.
 static SYSTEM_TIMER: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The processor whose timer is set for that.
+static SYSTEM_TIMER_CPU: AtomicUsize = AtomicUsize::new(0);
 
 /// Who gets the events.
 pub fn deliver_to(system: Arc<System>) {
@@ -32,23 +36,30 @@ pub fn deliver_to(system: Arc<System>) {
 
 /// Sets when the system's timer queue is to be looked at next.
 pub fn set_system_timer(deadline_ns: Option<u64>) {
-    SYSTEM_TIMER.store(deadline_ns.unwrap_or(u64::MAX), Ordering::Relaxed);
-    deadline_changed();
+    let cpu = machine::this_cpu();
+    SYSTEM_TIMER_CPU.store(cpu.index, Ordering::SeqCst);
+    SYSTEM_TIMER.store(deadline_ns.unwrap_or(u64::MAX), Ordering::SeqCst);
+    cpu.note_work(CpuWork::TIMER);
 }
 
 /// Takes what has come in and wakes whoever waits for it.
 pub fn poll() {
-    while link::has_received() {
-        let Some(bytes) = link::receive() else { break };
-        input(&bytes);
+    let cpu = machine::this_cpu();
+    if cpu.index == 0 {
+        while link::has_received() {
+            let Some(bytes) = link::receive() else { break };
+            input(&bytes);
+        }
     }
     // The timer may have fired: what comes next has to be set.
-    deadline_changed();
+    cpu.note_work(CpuWork::TIMER);
     let now = clock::now_ns();
-    if now >= SYSTEM_TIMER.load(Ordering::Relaxed)
+    let due = SYSTEM_TIMER.load(Ordering::SeqCst);
+    // Where somebody has just set another time, that stands.
+    if now >= due
         && let Some(system) = SYSTEM.get()
+        && SYSTEM_TIMER.compare_exchange(due, u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     {
-        SYSTEM_TIMER.store(u64::MAX, Ordering::Relaxed);
         system.timers.due();
     }
     sched::wake_sleepers(now);
@@ -58,14 +69,10 @@ pub fn poll() {
 pub fn idle() {
     sched::account_kernel();
     set_timer();
+    machine::enter_idle();
     machine::wait_for_interrupt();
+    machine::leave_idle();
     sched::account(Mode::Idle);
-}
-
-/// To be called whenever something is to happen at another time than before: a thread sleeps, or has
-/// to share the processor.
-pub fn deadline_changed() {
-    machine::this_cpu().note_work(CpuWork::TIMER);
 }
 
 /// [`set_timer`] if there is reason to.
@@ -77,8 +84,10 @@ pub fn set_timer_if_changed() {
 
 /// Sets the processor's timer for what is due next.
 fn set_timer() {
-    machine::this_cpu().take_work(CpuWork::TIMER);
-    let system = SYSTEM_TIMER.load(Ordering::Relaxed);
+    let cpu = machine::this_cpu();
+    cpu.take_work(CpuWork::TIMER);
+    let is_own = SYSTEM_TIMER_CPU.load(Ordering::SeqCst) == cpu.index;
+    let system = if is_own { SYSTEM_TIMER.load(Ordering::SeqCst) } else { u64::MAX };
     let next = sched::next_deadline().unwrap_or(u64::MAX).min(system);
     timer::set((next != u64::MAX).then_some(next));
 }

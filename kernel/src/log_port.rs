@@ -2,6 +2,7 @@
 
 use core::fmt::Write;
 
+use hx_syscalls::sync::Mutex;
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::machine::{self, Serial};
@@ -15,6 +16,8 @@ impl Log for Port {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            static LINE: Mutex<()> = Mutex::new(());
+            let _line = LINE.lock();
             let now = machine::clock::now_ns() / 1000;
             let _ = writeln!(
                 Serial,

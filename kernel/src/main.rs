@@ -64,6 +64,9 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
     random::init(config.random_seed);
     platform::KERNEL
         .set_realtime_offset_ns(config.realtime_ns.saturating_sub(machine::clock::now_ns()));
+    if let Err((count, expected)) = machine::start_others() {
+        warn(format_args!("only {count} of {expected} processors have started"));
+    }
     let archives: Vec<Archive> =
         boot.root.into_iter().chain([archive]).map(|bytes| Archive { bytes }).collect();
     match hx_syscalls::boot::boot(config, &archives) {
@@ -72,10 +75,17 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
             if let Err(errno) = sched::spawn(thread, &start) {
                 fatal(format_args!("the first thread cannot be started: {errno}"));
             }
-            sched::start()
+            match sched::start() {
+                Err(_) => fatal(format_args!("too little memory: give the machine more with -m")),
+            }
         }
         Err(error) => fatal(format_args!("{error}")),
     }
+}
+
+/// Where a processor other than the first comes from the machine's start.
+fn secondary_main() -> ! {
+    sched::start_secondary()
 }
 
 fn find_config(archive: &[u8]) -> Result<RunConfig, alloc::string::String> {

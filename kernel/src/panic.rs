@@ -3,7 +3,7 @@
 use core::{
     fmt::{self, Write},
     panic::PanicInfo,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use hx_abi::link::fatal_frame;
@@ -39,7 +39,29 @@ impl Write for Text {
     }
 }
 
-static PANICKING: AtomicBool = AtomicBool::new(false);
+/// The processor that panics, once one does.
+static PANICKING: AtomicUsize = AtomicUsize::new(NOBODY);
+const NOBODY: usize = usize::MAX;
+
+/// Makes this processor the one that panics; ends it where another one is at it already.
+fn begin(what: &dyn fmt::Display) {
+    // Before the processors are set up there is one.
+    let own = if machine::is_set_up() { machine::this_cpu().index } else { 0 };
+    match PANICKING.compare_exchange(NOBODY, own, Ordering::SeqCst, Ordering::SeqCst) {
+        Ok(_) => {
+            if machine::is_set_up() {
+                machine::stop_others();
+            }
+        }
+        Err(other) if other == own => {
+            let _ = writeln!(machine::Serial, "panic while panicking: {what}");
+            machine::power_off();
+        }
+        Err(_) => loop {
+            hx_syscalls::sync::relax();
+        },
+    }
+}
 
 /// Return addresses on the stack whose frame pointer is `rbp`, innermost first.
 fn backtrace(mut rbp: u64, text: &mut Text) {
@@ -70,10 +92,10 @@ pub fn fatal_exception(vector: u8, error: u64, address: u64, regs: &UserRegs) ->
         13 => "general protection fault",
         8 => "double fault",
         6 => "invalid instruction",
-        2 => "non-maskable interrupt",
         18 => "machine check",
         _ => "exception",
     };
+    begin(&what);
     let mut text = Text::new();
     let _ = write!(
         text,
@@ -95,10 +117,7 @@ fn last_words(text: &Text) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    if PANICKING.swap(true, Ordering::Relaxed) {
-        let _ = writeln!(machine::Serial, "panic while panicking: {info}");
-        machine::power_off();
-    }
+    begin(info);
     let mut text = Text::new();
     // What the standard library says of an allocation that failed is no help to the user.
     let _ = match crate::memory::frames::info().free_frames {

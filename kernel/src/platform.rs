@@ -203,8 +203,20 @@ impl Platform for Kernel {
         random::fill(out);
     }
 
+    fn begin_spin(&self) {
+        machine::enter_idle();
+    }
+
+    fn end_spin(&self) {
+        machine::leave_idle();
+    }
+
+    fn memory_barrier(&self) {
+        machine::memory_barrier();
+    }
+
     fn cpu_info(&self) -> CpuInfo {
-        machine::cpu_info(1, clock::tsc_khz())
+        machine::cpu_info(machine::cpu_count(), clock::tsc_khz())
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {

@@ -17,6 +17,7 @@ use alloc::{
 use core::ops::Range;
 
 use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
+use hx_syscalls::sync::{Mutex, RwLock};
 use hx_syscalls::{
     fs::FileDescription,
     mm::{
@@ -27,7 +28,6 @@ use hx_syscalls::{
     task::System,
     user::UserAddr,
 };
-use spin::{Mutex, RwLock};
 
 use crate::machine;
 

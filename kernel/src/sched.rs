@@ -1,13 +1,23 @@
-//! The scheduler: threads of the application, each with a kernel stack, taking turns.
+//! The scheduler: threads of the application, each with a kernel stack, taking turns on the processors.
 //!
 //! A thread gives the processor up in [`park`], in [`yield_now`], and when it ends; in the kernel it
 //! is never preempted. A processor with nothing to run idles on the stack of the thread that parked
-//! last, so there is no idle thread.
+//! last, or on that of its idle thread where there is no such thread.
 //!
-//! Parking follows `std::thread`: `token` is the one wake-up that a thread can have in store.
-//! `state` says whether it is on the run queue; it goes from parked to ready exactly once for each
-//! park, by whoever changes it, and that one queues the thread. The run queue's lock and the sleeper
-//! list's are leaves.
+//! # Parking
+//!
+//! It follows `std::thread`: `token` is the one wake-up that a thread can have in store. `state` says
+//! whether it is to run; it goes from parked to ready exactly once for each park, by whoever changes
+//! it, and that one queues the thread. Each of the two sides writes its word first and then looks at
+//! the other's.
+//!
+//! # Several processors
+//!
+//! Each has a run queue and a list of sleepers of its own; their locks are leaves. A thread that is
+//! woken goes to the processor that ran it last if that idles, else to another that does. Who has
+//! nothing to do takes from the queues of others. A thread may be queued while a processor is still on
+//! its stack (`on_cpu`): nobody but that processor takes it from a queue before its registers are
+//! saved.
 //!
 //! # Processor time
 //!
@@ -17,26 +27,27 @@
 //! [`machine::SAMPLE_PERIOD`] is timed for the others ([`Sample`]). What that shows is made up for by
 //! time that the application uses afterwards, so that neither figure ever goes back.
 
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+mod queue;
+
+use alloc::{collections::BTreeMap, sync::Arc};
 use core::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
 };
 
+use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::{
     Errno,
     page::OutOfMemory,
     platform::{CpuTime, ThreadHandle, ThreadStart, VectorState as StartVectorState},
-    task::Thread,
+    task::{Thread, sched::Scheduling},
 };
-use spin::{Mutex, Once};
+use linux_raw_sys::general as linux;
+use queue::{End, RunQueue};
 
 use crate::{
     events,
-    machine::{self, VectorState, clock},
+    machine::{self, CpuWork, VectorState, clock},
     memory::stack::Stack,
 };
 
@@ -45,14 +56,29 @@ const PARKED: u8 = 1;
 
 /// A thread as the scheduler has it.
 pub struct KernelThread {
-    stack: Stack,
+    /// `None` for a processor's first stack, and once the thread has ended.
+    stack: UnsafeCell<Option<Stack>>,
+    stack_top: u64,
     /// Where the stack pointer was when the thread was switched away from.
     saved_rsp: UnsafeCell<u64>,
     /// What only the running thread itself, or the switch from and to it, touches.
     context: UnsafeCell<Context>,
     token: AtomicBool,
     state: AtomicU8,
-    thread: Once<Arc<Thread>>,
+    /// Whether a processor is on its stack.
+    on_cpu: AtomicBool,
+    /// The processor that runs it, or ran it last.
+    cpu: AtomicUsize,
+    /// `None` for an idle thread, and once the thread has ended.
+    thread: UnsafeCell<Option<Arc<Thread>>>,
+    /// Real-time priority; 0 for other threads.
+    priority: AtomicU8,
+    /// Whether it runs for as long as it likes among those of its priority (`SCHED_FIFO`).
+    is_fifo: AtomicBool,
+    /// How long it may run while others of its priority wait.
+    slice_ns: AtomicU64,
+    /// Processors that it may run on, a bit each.
+    affinity: AtomicU64,
     /// Processor time up to the last switch or change of mode, in ticks of the time stamp counter.
     /// Written by the processor that runs the thread.
     user_ticks: AtomicU64,
@@ -72,33 +98,78 @@ struct Context {
     gs_base: u64,
 }
 
-// SAFETY: the two cells are accessed by the processor that runs the thread, or switches from or to
-// it, only; the rest is synchronised.
+// SAFETY: the cells are accessed by the processor that runs the thread, or switches from or to it,
+// only; the rest is synchronised. `on_cpu` hands them from one processor to the next.
 unsafe impl Send for KernelThread {}
 // SAFETY: as above.
 unsafe impl Sync for KernelThread {}
 
 /// The scheduler's data of one processor.
-#[derive(Default)]
 pub struct PerCpu {
     /// The running thread: one reference of an `Arc<KernelThread>`.
     current: AtomicPtr<KernelThread>,
-    /// A thread that has ended, whose stack can be freed once the processor is off it.
-    ended: Mutex<Option<Arc<KernelThread>>>,
+    /// The thread that was switched from, until the processor is off its stack: one reference.
+    previous: AtomicPtr<KernelThread>,
+    /// Whether that one has ended.
+    previous_ended: AtomicBool,
+    /// What runs where no other thread's stack will do.
+    idle: Once<Arc<KernelThread>>,
+    queue: Mutex<RunQueue>,
+    /// Length of `queue` and the highest priority in it, to be read without the lock.
+    queued: AtomicUsize,
+    highest: AtomicU8,
+    /// Threads that parked here with a deadline, by deadline and thread.
+    sleepers: Mutex<BTreeMap<(u64, usize), Arc<KernelThread>>>,
+    /// End of the running thread's slice.
+    slice_end: AtomicU64,
     /// When the accounting of processor time was last brought up to date.
     accounted_tsc: AtomicU64,
 }
 
-static RUN_QUEUE: Mutex<VecDeque<Arc<KernelThread>>> = Mutex::new(VecDeque::new());
+impl Default for PerCpu {
+    fn default() -> Self {
+        Self {
+            current: AtomicPtr::default(),
+            previous: AtomicPtr::default(),
+            previous_ended: AtomicBool::new(false),
+            idle: Once::new(),
+            queue: Mutex::new(RunQueue::new()),
+            queued: AtomicUsize::new(0),
+            highest: AtomicU8::new(0),
+            sleepers: Mutex::new(BTreeMap::new()),
+            slice_end: AtomicU64::new(u64::MAX),
+            accounted_tsc: AtomicU64::new(0),
+        }
+    }
+}
 
-/// Parked threads with a deadline, by deadline and thread.
-static SLEEPERS: Mutex<BTreeMap<(u64, usize), Arc<KernelThread>>> = Mutex::new(BTreeMap::new());
+/// Processors that idle, a bit each. Set before a last look at the queues; who takes a bit away wakes
+/// the processor.
+static IDLE: AtomicU64 = AtomicU64::new(0);
 
-/// How long a thread may run while others wait.
+/// How long an ordinary thread of niceness 0 may run while others wait.
 const SLICE_NS: u64 = 4_000_000;
+/// The slices of the nicest and of the least nice thread.
+const SLICE_RANGE_NS: core::ops::RangeInclusive<u64> = 500_000..=100_000_000;
+/// The slice under `SCHED_RR`.
+const RR_SLICE_NS: u64 = 100_000_000;
 
-/// End of the running thread's slice.
-static SLICE_END: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The slice of a thread: each step of niceness is worth a quarter more or a fifth less, as under
+/// Linux (`sched_prio_to_weight`).
+fn slice_ns(scheduling: &Scheduling) -> u64 {
+    if scheduling.policy == linux::SCHED_RR {
+        return RR_SLICE_NS;
+    }
+    if scheduling.policy == linux::SCHED_IDLE {
+        return *SLICE_RANGE_NS.start();
+    }
+    let steps = 0..scheduling.nice.unsigned_abs();
+    let slice = steps.fold(SLICE_NS, |slice, _| match scheduling.nice {
+        1.. => slice * 4 / 5,
+        _ => slice * 5 / 4,
+    });
+    slice.clamp(*SLICE_RANGE_NS.start(), *SLICE_RANGE_NS.end())
+}
 
 impl KernelThread {
     fn new(thread: &Arc<Thread>, start: &ThreadStart) -> Result<Arc<Self>, OutOfMemory> {
@@ -113,32 +184,189 @@ impl KernelThread {
         }
         // SAFETY: the stack is new.
         let saved_rsp = unsafe { machine::prepare_stack(stack.top(), &start.regs) };
-        let this = Arc::new(Self {
-            stack,
+        let context = Context { vector, fs_base: start.fs_base, gs_base: start.gs_base };
+        let this = Self::with(Some(stack), saved_rsp, context, Some(thread.clone()));
+        this.set_scheduling(&thread.scheduling());
+        Ok(Arc::new(this))
+    }
+
+    fn with(
+        stack: Option<Stack>,
+        saved_rsp: u64,
+        context: Context,
+        thread: Option<Arc<Thread>>,
+    ) -> Self {
+        Self {
+            stack_top: stack.as_ref().map_or(0, Stack::top),
+            stack: UnsafeCell::new(stack),
             saved_rsp: UnsafeCell::new(saved_rsp),
-            context: UnsafeCell::new(Context {
-                vector,
-                fs_base: start.fs_base,
-                gs_base: start.gs_base,
-            }),
+            context: UnsafeCell::new(context),
             token: AtomicBool::new(false),
             state: AtomicU8::new(READY),
-            thread: Once::new(),
+            on_cpu: AtomicBool::new(false),
+            cpu: AtomicUsize::new(machine::this_cpu().index),
+            thread: UnsafeCell::new(thread),
+            priority: AtomicU8::new(0),
+            is_fifo: AtomicBool::new(false),
+            slice_ns: AtomicU64::new(SLICE_NS),
+            affinity: AtomicU64::new(u64::MAX),
             user_ticks: AtomicU64::new(0),
             system_ticks: AtomicU64::new(0),
             owed_ticks: AtomicU64::new(0),
             sampled_user_ticks: AtomicU64::new(0),
             in_kernel: AtomicBool::new(false),
-        });
-        this.thread.call_once(|| thread.clone());
-        Ok(this)
+        }
     }
 
-    fn make_ready(self: &Arc<Self>) {
-        if self.state.swap(READY, Ordering::AcqRel) == PARKED {
-            RUN_QUEUE.lock().push_back(self.clone());
-            events::deadline_changed();
+    /// A processor's idle thread; without a stack it is what runs now.
+    fn idle(stack: Option<Stack>) -> Result<Arc<Self>, OutOfMemory> {
+        // SAFETY: the stack is new.
+        let saved_rsp = stack
+            .as_ref()
+            .map_or(0, |stack| unsafe { machine::prepare_kernel_stack(stack.top(), idle_main) });
+        let context = Context { vector: VectorState::new()?, fs_base: 0, gs_base: 0 };
+        Ok(Arc::new(Self::with(stack, saved_rsp, context, None)))
+    }
+
+    /// The application thread. To be called on the processor that runs it or switches to it.
+    fn thread(&self) -> Option<&Arc<Thread>> {
+        // SAFETY: set at the start, taken by `finish_switch` once it has ended.
+        unsafe { (*self.thread.get()).as_ref() }
+    }
+
+    fn priority(&self) -> u8 {
+        self.priority.load(Ordering::Relaxed)
+    }
+
+    fn may_run_on(&self, cpu: usize) -> bool {
+        self.affinity.load(Ordering::Relaxed) & 1 << cpu != 0
+    }
+
+    fn set_scheduling(&self, new: &Scheduling) {
+        let is_real_time = matches!(new.policy, linux::SCHED_FIFO | linux::SCHED_RR);
+        let priority = if is_real_time { new.priority as u8 } else { 0 };
+        self.priority.store(priority, Ordering::Relaxed);
+        self.is_fifo.store(new.policy == linux::SCHED_FIFO, Ordering::Relaxed);
+        self.slice_ns.store(slice_ns(new), Ordering::Relaxed);
+        self.affinity.store(new.affinity, Ordering::Relaxed);
+    }
+
+    /// Gives whether it was parked.
+    fn make_ready(self: &Arc<Self>) -> bool {
+        let was_parked = self.state.swap(READY, Ordering::SeqCst) == PARKED;
+        if was_parked {
+            enqueue(self.clone(), choose_cpu(self), End::Back);
         }
+        was_parked
+    }
+
+    /// Makes the token available; gives whether the thread was parked.
+    fn unpark(self: &Arc<Self>) -> bool {
+        self.token.store(true, Ordering::SeqCst);
+        self.make_ready()
+    }
+}
+
+/// The processors that there are, a bit each.
+fn all_cpus() -> u64 {
+    u64::MAX >> (64 - machine::cpu_count())
+}
+
+/// Where a thread that becomes ready is to run.
+fn choose_cpu(thread: &KernelThread) -> usize {
+    if machine::cpu_count() == 1 {
+        return 0;
+    }
+    let last = thread.cpu.load(Ordering::Relaxed);
+    if thread.on_cpu.load(Ordering::SeqCst) {
+        // That processor idles on its stack, or is about to switch from it.
+        return last;
+    }
+    choose_allowed(thread, last)
+}
+
+/// Where a thread that ran on `last` is to run, among the processors that it may run on.
+fn choose_allowed(thread: &KernelThread, last: usize) -> usize {
+    let allowed = match thread.affinity.load(Ordering::Relaxed) & all_cpus() {
+        0 => all_cpus(),
+        allowed => allowed,
+    };
+    let idle = IDLE.load(Ordering::SeqCst) & allowed;
+    if idle & 1 << last != 0 {
+        return last;
+    }
+    if idle != 0 {
+        return idle.trailing_zeros() as usize;
+    }
+    let load = |index: usize| {
+        machine::cpu(index).map_or(usize::MAX, |cpu| cpu.sched.queued.load(Ordering::Relaxed))
+    };
+    let candidates = (0..machine::cpu_count()).filter(|index| allowed & 1 << index != 0);
+    // Among equals, the one whose caches know it.
+    candidates.min_by_key(|index| (load(*index), *index != last)).unwrap_or(last)
+}
+
+/// Puts a thread into the queue of processor `index`, and sees to it that the processor looks there.
+fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
+    let Some(target) = machine::cpu(index) else { return };
+    let per_cpu = &target.sched;
+    let priority = thread.priority();
+    let affinity = thread.affinity.load(Ordering::Relaxed);
+    let was_empty = {
+        let mut queue = per_cpu.queue.lock();
+        queue.push(thread, end);
+        per_cpu.publish(&queue);
+        queue.len() == 1
+    };
+    let preempts = priority > 0 && {
+        let current = per_cpu.current.load(Ordering::Relaxed);
+        // SAFETY: not followed unless it is this processor's own.
+        index != machine::this_cpu().index
+            || unsafe { current.as_ref() }.is_none_or(|current| priority > current.priority())
+    };
+    if index == machine::this_cpu().index {
+        target.note_work(CpuWork::TIMER);
+        if preempts {
+            target.note_work(CpuWork::INTERRUPTED);
+        }
+    } else if IDLE.load(Ordering::SeqCst) & 1 << index != 0 {
+        stop_idling(1 << index);
+        return;
+    } else if was_empty || preempts {
+        machine::wake(index);
+    }
+    // One that has just begun to idle may take it from here.
+    let helpers = IDLE.load(Ordering::SeqCst) & affinity & !(1 << machine::this_cpu().index);
+    if helpers != 0 {
+        stop_idling(1 << helpers.trailing_zeros());
+    }
+}
+
+/// Wakes the idling processor `bit`.
+fn stop_idling(bit: u64) {
+    if IDLE.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+        machine::wake(bit.trailing_zeros() as usize);
+    }
+}
+
+impl PerCpu {
+    fn publish(&self, queue: &RunQueue) {
+        self.highest.store(queue.highest(), Ordering::Relaxed);
+        self.queued.store(queue.len(), Ordering::SeqCst);
+    }
+
+    fn take(
+        &self,
+        least: u8,
+        may: impl Fn(&Arc<KernelThread>) -> bool,
+    ) -> Option<Arc<KernelThread>> {
+        if self.queued.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut queue = self.queue.lock();
+        let taken = queue.take(least, may);
+        self.publish(&queue);
+        taken
     }
 }
 
@@ -147,20 +375,70 @@ struct Handle(Arc<KernelThread>);
 
 impl ThreadHandle for Handle {
     fn unpark(&self) {
-        self.0.token.store(true, Ordering::Release);
-        self.0.make_ready();
+        self.0.unpark();
+    }
+
+    fn interrupt(&self) {
+        if !self.0.unpark() {
+            self.0.look_around();
+        }
     }
 
     fn cpu_time_ns(&self) -> CpuTime {
-        account_kernel();
+        let (user, system) = self.0.ticks();
         CpuTime {
-            user_ns: clock::scale().nanoseconds(self.0.user_ticks.load(Ordering::Relaxed)),
-            system_ns: clock::scale().nanoseconds(self.0.system_ticks.load(Ordering::Relaxed)),
+            user_ns: clock::scale().nanoseconds(user),
+            system_ns: clock::scale().nanoseconds(system),
         }
     }
 
     fn is_current(&self) -> bool {
-        Arc::ptr_eq(&self.0, &current_arc())
+        core::ptr::eq(Arc::as_ptr(&self.0), current())
+    }
+
+    fn scheduling_changed(&self, new: Scheduling) {
+        self.0.set_scheduling(&new);
+        self.0.look_around();
+    }
+}
+
+impl KernelThread {
+    /// Takes the thread through the kernel soon, where it runs.
+    fn look_around(&self) {
+        if self.on_cpu.load(Ordering::SeqCst) {
+            let cpu = self.cpu.load(Ordering::SeqCst);
+            if cpu == machine::this_cpu().index {
+                machine::this_cpu().note_work(CpuWork::INTERRUPTED);
+            } else {
+                machine::wake(cpu);
+            }
+        }
+    }
+
+    /// User and system time so far. What a thread has used on another processor since that one last
+    /// accounted for it counts as the application's.
+    fn ticks(&self) -> (u64, u64) {
+        let own = machine::this_cpu();
+        if core::ptr::eq(self, current()) {
+            account_kernel();
+        }
+        loop {
+            let load = || {
+                let user = self.user_ticks.load(Ordering::SeqCst);
+                (user, self.system_ticks.load(Ordering::SeqCst))
+            };
+            let runs =
+                self.on_cpu.load(Ordering::SeqCst) && self.state.load(Ordering::SeqCst) == READY;
+            let cpu = self.cpu.load(Ordering::SeqCst);
+            let there = machine::cpu(cpu).filter(|_| runs && cpu != own.index);
+            let Some(there) = there else { return load() };
+            let since = there.sched.accounted_tsc.load(Ordering::SeqCst);
+            let (user, system) = load();
+            let now = machine::tsc();
+            if there.sched.accounted_tsc.load(Ordering::SeqCst) == since {
+                return (user + now.saturating_sub(since), system);
+            }
+        }
     }
 }
 
@@ -263,12 +541,15 @@ fn current_arc() -> Arc<KernelThread> {
 
 /// The application thread that runs on this processor.
 pub fn current_thread() -> Option<&'static Arc<Thread>> {
-    try_current()?.thread.get()
+    try_current()?.thread()
 }
 
 /// The running thread's handle.
 pub fn current_handle() -> Arc<dyn ThreadHandle> {
-    Arc::new(Handle(current_arc()))
+    match current_thread().and_then(|thread| thread.handle.get()) {
+        Some(handle) => handle.clone(),
+        None => Arc::new(Handle(current_arc())),
+    }
 }
 
 /// Makes `thread` runnable with the given start state.
@@ -278,40 +559,89 @@ pub fn current_handle() -> Arc<dyn ThreadHandle> {
 pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
     let kernel_thread = KernelThread::new(&thread, start).map_err(|_| Errno::EAGAIN)?;
     thread.handle.call_once(|| Arc::new(Handle(kernel_thread.clone())) as Arc<dyn ThreadHandle>);
-    RUN_QUEUE.lock().push_back(kernel_thread);
-    events::deadline_changed();
+    let cpu = choose_cpu(&kernel_thread);
+    enqueue(kernel_thread, cpu, End::Back);
     Ok(())
 }
 
 /// Starts the first thread; the boot stack is left for ever.
-pub fn start() -> ! {
-    let next = RUN_QUEUE.lock().pop_front().expect("a thread was spawned");
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn start() -> Result<core::convert::Infallible, OutOfMemory> {
+    let per_cpu = &machine::this_cpu().sched;
+    let idle = KernelThread::idle(Some(Stack::thread()?))?;
+    per_cpu.idle.call_once(|| idle);
+    // Another processor may have taken the thread already.
+    let next = per_cpu.take(0, |_| true).unwrap_or_else(idle_thread);
     let mut boot_rsp = 0;
     let rsp = install(next);
     crate::stats::program_starts();
-    // SAFETY: the thread is new and not running.
+    // SAFETY: the thread is not running.
     unsafe { machine::switch_to(&raw mut boot_rsp, rsp) };
     unreachable!("the boot stack is not switched to again")
+}
+
+/// What a processor other than the first does, on the stack that it has from its start.
+pub fn start_secondary() -> ! {
+    let idle = KernelThread::idle(None).expect("there is memory for a thread at boot");
+    idle.on_cpu.store(true, Ordering::SeqCst);
+    let per_cpu = &machine::this_cpu().sched;
+    per_cpu.current.store(Arc::into_raw(idle.clone()).cast_mut(), Ordering::Relaxed);
+    per_cpu.idle.call_once(|| idle);
+    run_idle()
+}
+
+/// Where an idle thread starts.
+extern "C" fn idle_main() -> ! {
+    finish_switch();
+    run_idle()
+}
+
+fn run_idle() -> ! {
+    loop {
+        events::poll();
+        match next_thread() {
+            Some(next) => switch_to(next, PreviousThread::GoesOn),
+            None => idle(),
+        }
+    }
 }
 
 /// Loads a thread's state into the processor, makes it the current one, and gives the stack pointer
 /// to go on with. The processor takes over the reference.
 fn install(next: Arc<KernelThread>) -> u64 {
-    // SAFETY: the thread is not running: this processor has taken it off the run queue.
+    let cpu = machine::this_cpu();
+    let is_new_here = next.cpu.swap(cpu.index, Ordering::SeqCst) != cpu.index;
+    next.on_cpu.store(true, Ordering::SeqCst);
+    // SAFETY: the thread is not running: this processor has taken it off a run queue, and no other is
+    // on its stack.
     let (rsp, context) = unsafe { (*next.saved_rsp.get(), &*next.context.get()) };
-    context.vector.load();
-    machine::set_fs_base(context.fs_base);
-    machine::set_kernel_stack(next.stack.top());
-    if let Some(thread) = next.thread.get() {
-        thread.mm().page_table().activate();
-        machine::this_cpu().set_thread(thread);
+    if let Some(thread) = next.thread() {
+        context.vector.load();
+        machine::set_fs_base(context.fs_base);
+        machine::set_kernel_stack(next.stack_top);
+        // A process that is ending has none any more.
+        if let Some(memory) = thread.process.memory() {
+            memory.page_table().activate();
+        }
+        if is_new_here {
+            thread.note_preempted();
+        }
+        cpu.set_thread(thread);
         note_identity(thread);
     }
-    SLICE_END.store(clock::now_ns() + SLICE_NS, Ordering::Relaxed);
-    events::deadline_changed();
-    let per_cpu = &machine::this_cpu().sched;
-    per_cpu.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
+    next.renew_slice();
+    cpu.note_work(CpuWork::TIMER);
+    cpu.sched.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
+}
+
+impl KernelThread {
+    fn renew_slice(&self) {
+        let end = clock::now_ns() + self.slice_ns.load(Ordering::Relaxed);
+        machine::this_cpu().sched.slice_end.store(end, Ordering::Relaxed);
+    }
 }
 
 /// Notes what the leaf entries answer of the thread that runs or is about to. Its own calls change
@@ -329,28 +659,23 @@ pub fn note_identity(thread: &Thread) {
     ]);
 }
 
-/// Switches from the running thread to `next`, which has been taken off the run queue.
+/// Switches from the running thread to `next`, which has been taken off a run queue.
 fn switch_to(next: Arc<KernelThread>, previous_end: PreviousThread) {
-    let per_cpu = &machine::this_cpu().sched;
     account_kernel();
-    let previous = per_cpu.current.swap(core::ptr::null_mut(), Ordering::Relaxed);
-    // SAFETY: the processor's own reference, taken back from `current`.
-    let previous = unsafe { Arc::from_raw(previous) };
+    let per_cpu = &machine::this_cpu().sched;
+    let previous_pointer = per_cpu.current.load(Ordering::Relaxed);
+    let previous = current();
     let save = previous.saved_rsp.get();
-    // SAFETY: the thread runs here: its context is this processor's.
-    let context = unsafe { &mut *previous.context.get() };
-    if previous_end == PreviousThread::GoesOn {
+    if previous_end == PreviousThread::GoesOn && previous.thread().is_some() {
+        // SAFETY: the thread runs here: its context is this processor's.
+        let context = unsafe { &mut *previous.context.get() };
         context.vector.save();
         context.fs_base = machine::fs_base();
     }
     let rsp = install(next);
-    // The switched-from thread's memory must live until this processor is off its stack: a thread
-    // that goes on is held by the run queue, a sleeper list or a handle; one that has ended is
-    // held here until `finish_switch`.
-    match previous_end {
-        PreviousThread::GoesOn => drop(previous),
-        PreviousThread::HasEnded => *per_cpu.ended.lock() = Some(previous),
-    }
+    // The processor's reference keeps it alive until `finish_switch`.
+    per_cpu.previous.store(previous_pointer, Ordering::Relaxed);
+    per_cpu.previous_ended.store(previous_end == PreviousThread::HasEnded, Ordering::Relaxed);
     // SAFETY: `save` is valid by the above; `rsp` is that of a thread which is not running.
     unsafe { machine::switch_to(save, rsp) };
     finish_switch();
@@ -362,77 +687,171 @@ enum PreviousThread {
     HasEnded,
 }
 
-/// Runs on the new thread's stack after each switch.
+/// Runs on the new thread's stack after each switch, perhaps on another processor than the thread was
+/// on before: the thread that was switched from here may go on elsewhere from now on.
 pub fn finish_switch() {
-    let ended = machine::this_cpu().sched.ended.lock().take();
-    drop(ended);
+    let per_cpu = &machine::this_cpu().sched;
+    let previous = per_cpu.previous.swap(core::ptr::null_mut(), Ordering::Relaxed);
+    if previous.is_null() {
+        return;
+    }
+    // SAFETY: the processor's own reference, taken back.
+    let previous = unsafe { Arc::from_raw(previous) };
+    if per_cpu.previous_ended.load(Ordering::Relaxed) {
+        // The handles that others have of it are worth neither its stack nor the thread, which has one
+        // of them itself.
+        // SAFETY: nobody else touches an ended thread's cells, and this processor is off its stack.
+        let parts = unsafe { ((*previous.stack.get()).take(), (*previous.thread.get()).take()) };
+        drop(parts);
+    }
+    previous.on_cpu.store(false, Ordering::SeqCst);
 }
 
-fn take_ready() -> Option<Arc<KernelThread>> {
-    RUN_QUEUE.lock().pop_front()
+/// Whether this processor, which runs `current`, may take `thread` from a queue now.
+fn may_take(thread: &Arc<KernelThread>, current: &KernelThread) -> bool {
+    !thread.on_cpu.load(Ordering::SeqCst) || core::ptr::eq(Arc::as_ptr(thread), current)
+}
+
+/// What this processor is to run: from its own queue, of at least priority `least`.
+fn take_ready(least: u8) -> Option<Arc<KernelThread>> {
+    let cpu = machine::this_cpu();
+    let current = current();
+    loop {
+        let taken = cpu.sched.take(least, |thread| may_take(thread, current))?;
+        if taken.may_run_on(cpu.index) || core::ptr::eq(Arc::as_ptr(&taken), current) {
+            return Some(taken);
+        }
+        // It was queued here before it was told to keep off.
+        let better = choose_allowed(&taken, cpu.index);
+        enqueue(taken, better, End::Back);
+    }
+}
+
+/// What this processor is to run next: from its own queue, or else from another's.
+fn next_thread() -> Option<Arc<KernelThread>> {
+    take_ready(0).or_else(steal)
+}
+
+/// Takes a thread that waits for another processor.
+fn steal() -> Option<Arc<KernelThread>> {
+    let (count, own) = (machine::cpu_count(), machine::this_cpu().index);
+    let others = (1..count).filter_map(|distance| machine::cpu((own + distance) % count));
+    let may = |thread: &Arc<KernelThread>| {
+        thread.may_run_on(own) && !thread.on_cpu.load(Ordering::SeqCst)
+    };
+    others.into_iter().find_map(|other| other.sched.take(0, may))
+}
+
+/// Waits for something to do, after a last look.
+fn idle() {
+    let cpu = machine::this_cpu();
+    let bit = 1 << cpu.index;
+    IDLE.fetch_or(bit, Ordering::SeqCst);
+    // Whoever queues a thread from now on sees the bit.
+    if cpu.sched.queued.load(Ordering::SeqCst) == 0 {
+        match steal() {
+            Some(found) => enqueue(found, cpu.index, End::Front),
+            None => events::idle(),
+        }
+    } else {
+        hx_syscalls::sync::relax();
+    }
+    IDLE.fetch_and(!bit, Ordering::SeqCst);
 }
 
 /// Blocks the running thread until it has its token or the clock reaches `deadline_ns`.
 pub fn park(deadline_ns: Option<u64>) {
     let this = current();
-    if this.token.swap(false, Ordering::Acquire) {
+    if this.token.swap(false, Ordering::SeqCst) {
         return;
     }
     let this_arc = current_arc();
+    // The thread may go on on another processor.
+    let home = &machine::this_cpu().sched;
     let key = deadline_ns.map(|deadline| (deadline, Arc::as_ptr(&this_arc) as usize));
     if let Some(key) = key {
-        SLEEPERS.lock().insert(key, this_arc.clone());
+        home.sleepers.lock().insert(key, this_arc.clone());
     }
-    this.state.store(PARKED, Ordering::Release);
+    this.state.store(PARKED, Ordering::SeqCst);
     // A token that came before the state changed has not queued the thread.
-    if this.token.load(Ordering::Acquire) {
+    if this.token.load(Ordering::SeqCst) {
         this_arc.make_ready();
     }
     loop {
         events::poll();
-        match take_ready() {
-            Some(next) if Arc::ptr_eq(&next, &this_arc) => break,
+        match next_thread() {
+            Some(next) if Arc::ptr_eq(&next, &this_arc) => {
+                this.renew_slice();
+                if !this.may_run_on(machine::this_cpu().index) {
+                    machine::this_cpu().note_work(CpuWork::INTERRUPTED);
+                }
+                break;
+            }
             Some(next) => {
                 switch_to(next, PreviousThread::GoesOn);
                 break;
             }
-            None => events::idle(),
+            None => idle(),
         }
     }
     if let Some(key) = key {
-        SLEEPERS.lock().remove(&key);
+        home.sleepers.lock().remove(&key);
     }
-    this.token.store(false, Ordering::Release);
+    // Not a store: what whoever set it has written is to be seen from here on.
+    this.token.swap(false, Ordering::SeqCst);
 }
 
 /// Lets other threads that are ready run first.
 pub fn yield_now() {
     events::poll();
-    if let Some(next) = take_ready() {
-        RUN_QUEUE.lock().push_back(current_arc());
+    make_way(End::Back);
+}
+
+/// Lets other threads run if the running one, interrupted in the application, has to.
+pub fn preempt() {
+    let Some(reason) = reason_to_yield(clock::now_ns()) else { return };
+    if let Some(thread) = current_thread() {
+        thread.note_preempted();
+    }
+    make_way(match reason {
+        Reason::HigherPriority => End::Front,
+        Reason::SliceOver | Reason::WrongProcessor => End::Back,
+    });
+}
+
+fn make_way(end: End) {
+    let this = current_arc();
+    let index = machine::this_cpu().index;
+    if !this.may_run_on(index) {
+        let next = take_ready(0).or_else(steal).unwrap_or_else(idle_thread);
+        let better = choose_allowed(&this, index);
+        enqueue(this, better, End::Back);
+        switch_to(next, PreviousThread::GoesOn);
+    } else if let Some(next) = take_ready(this.priority()) {
+        enqueue(this, index, end);
         switch_to(next, PreviousThread::GoesOn);
     } else {
-        SLICE_END.store(clock::now_ns() + SLICE_NS, Ordering::Relaxed);
+        this.renew_slice();
     }
+}
+
+fn idle_thread() -> Arc<KernelThread> {
+    machine::this_cpu().sched.idle.get().cloned().expect("every processor has one once it runs")
 }
 
 /// Ends the running thread.
 pub fn exit_current() -> ! {
-    loop {
-        events::poll();
-        if let Some(next) = take_ready() {
-            switch_to(next, PreviousThread::HasEnded);
-            unreachable!("an ended thread is not switched to");
-        }
-        events::idle();
-    }
+    events::poll();
+    switch_to(next_thread().unwrap_or_else(idle_thread), PreviousThread::HasEnded);
+    unreachable!("an ended thread is not switched to");
 }
 
-/// Wakes the threads whose deadline has come.
+/// Wakes the threads that parked on this processor and whose deadline has come.
 pub fn wake_sleepers(now_ns: u64) {
+    let per_cpu = &machine::this_cpu().sched;
     loop {
         let due = {
-            let mut sleepers = SLEEPERS.lock();
+            let mut sleepers = per_cpu.sleepers.lock();
             match sleepers.first_key_value() {
                 Some(((deadline, _), _)) if *deadline <= now_ns => sleepers.pop_first(),
                 _ => None,
@@ -441,24 +860,54 @@ pub fn wake_sleepers(now_ns: u64) {
         match due {
             Some((_, thread)) => thread.make_ready(),
             None => return,
-        }
+        };
     }
 }
 
-/// When the scheduler next needs the timer: a sleeper's deadline, or the end of the running thread's
-/// slice where others wait for the processor.
+/// When the scheduler next needs this processor's timer: a sleeper's deadline, or the end of the
+/// running thread's slice where others wait for the processor.
 pub fn next_deadline() -> Option<u64> {
-    let sleeper = SLEEPERS.lock().first_key_value().map(|((deadline, _), _)| *deadline);
-    let slice = (!RUN_QUEUE.lock().is_empty()).then(|| SLICE_END.load(Ordering::Relaxed));
+    let per_cpu = &machine::this_cpu().sched;
+    let sleeper = per_cpu.sleepers.lock().first_key_value().map(|((deadline, _), _)| *deadline);
+    let shares = per_cpu.queued.load(Ordering::Relaxed) != 0
+        && try_current().is_some_and(|current| {
+            !current.is_fifo.load(Ordering::Relaxed)
+                && per_cpu.highest.load(Ordering::Relaxed) >= current.priority()
+        });
+    let slice = shares.then(|| per_cpu.slice_end.load(Ordering::Relaxed));
     match (sleeper, slice) {
         (Some(sleeper), Some(slice)) => Some(sleeper.min(slice)),
         (deadline, None) | (None, deadline) => deadline,
     }
 }
 
-/// Whether the running thread has used its slice and others wait.
-pub fn should_yield(now_ns: u64) -> bool {
-    now_ns >= SLICE_END.load(Ordering::Relaxed) && !RUN_QUEUE.lock().is_empty()
+/// Why a thread that wants to go on has to make way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// A thread of higher priority is ready.
+    HigherPriority,
+    /// Its slice is over, and others wait.
+    SliceOver,
+    /// It may not run here any more.
+    WrongProcessor,
+}
+
+fn reason_to_yield(now_ns: u64) -> Option<Reason> {
+    let cpu = machine::this_cpu();
+    let (current, per_cpu) = (current(), &cpu.sched);
+    if !current.may_run_on(cpu.index) {
+        return Some(Reason::WrongProcessor);
+    }
+    if per_cpu.queued.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    let (own, highest) = (current.priority(), per_cpu.highest.load(Ordering::Relaxed));
+    if highest > own {
+        return Some(Reason::HigherPriority);
+    }
+    let is_over = !current.is_fifo.load(Ordering::Relaxed)
+        && now_ns >= per_cpu.slice_end.load(Ordering::Relaxed);
+    (highest == own && is_over).then_some(Reason::SliceOver)
 }
 
 /// Runs `f` on the running thread's vector state, saved from the processor before and loaded after.

@@ -10,7 +10,6 @@ use crate::{machine, memory::frames::FRAME_SIZE, platform::KERNEL};
 
 static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 static FIRST_INSTRUCTION_TSC: AtomicU64 = AtomicU64::new(0);
-static PAGE_FAULTS: AtomicU64 = AtomicU64::new(0);
 
 /// Notes the time stamp that the machine's entry code has taken.
 pub fn entered(tsc: u64) {
@@ -24,13 +23,16 @@ pub fn program_starts() {
 
 /// Counts a page fault of the application, or of the kernel on application memory.
 pub fn page_fault() {
-    PAGE_FAULTS.fetch_add(1, Ordering::Relaxed);
+    // Only this processor writes it.
+    let count = &machine::this_cpu().page_faults;
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Sends the counters.
 pub fn send() {
     let memory = KERNEL.memory_info();
-    let calls = machine::this_cpu().call_counts();
+    let calls = machine::all_cpus().map(machine::PerCpu::call_counts).sum::<machine::CallCounts>();
+    let page_faults = machine::all_cpus().map(|cpu| cpu.page_faults.load(Ordering::Relaxed)).sum();
     let boot_ticks = FIRST_INSTRUCTION_TSC
         .load(Ordering::Relaxed)
         .saturating_sub(ENTRY_TSC.load(Ordering::Relaxed));
@@ -43,7 +45,7 @@ pub fn send() {
         ("  of these with a known number", calls.known),
         ("  of these with the number in rax", calls.computed),
         ("system calls by the syscall instruction", calls.trapped),
-        ("page faults", PAGE_FAULTS.load(Ordering::Relaxed)),
+        ("page faults", page_faults),
         ("memory: KiB in all", memory.total_frames * FRAME_SIZE / 1024),
         (
             "memory: KiB in use at the end",

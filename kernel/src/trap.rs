@@ -161,9 +161,8 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
     loop {
         if machine::this_cpu().take_work(CpuWork::INTERRUPTED) {
             events::poll();
-            if sched::should_yield(machine::clock::now_ns()) {
-                sched::yield_now();
-            }
+            sched::preempt();
+            sched::note_identity(ctx.thread);
         }
         if task::return_to_user(ctx, result.take()) == Next::Ended {
             let system = &ctx.thread.process.system;

@@ -1,8 +1,8 @@
 //! The vDSO as programs see it: one page of data, one of code, both part of the kernel's image.
 
 use hx_syscalls::platform::{Frame, Vdso};
+use hx_syscalls::sync::{Mutex, Once};
 use hx_vdso::{IMAGE, TimeParameters, TimeSource, VvarPage};
-use spin::{Mutex, Once};
 
 use crate::{
     machine::{clock, virt_to_phys},

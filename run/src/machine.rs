@@ -152,10 +152,18 @@ impl Plan<'_> {
         };
         let machine =
             format!("microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial={serial}{backend}");
+        let accel = match self.engine {
+            // A host thread for each virtual CPU.
+            Engine::Tcg if self.cpus > 1 => "tcg,thread=multi",
+            _ => accel,
+        };
         add(&["-M", &machine, "-accel", accel, "-cpu", cpu, "-smp", &self.cpus.to_string()]);
         add(&["-m", &format!("{ram}K")]);
         // QEMU's memory is a mapping of its own: what nobody has written is zero.
         let mut command_line = String::from("fresh=zero");
+        if self.cpus > 1 {
+            command_line += &format!(" cpus={}", self.cpus);
+        }
         if self.placement == Placement::Mapped {
             let mut backend = OsString::from(format!(
                 "memory-backend-file,id=ram,size={ram}K,share=off,reserve=off,mem-path="

@@ -27,6 +27,12 @@ pub trait ThreadHandle: Send + Sync {
     /// any thread, with locks held.
     fn unpark(&self);
 
+    /// As [`Self::unpark`]; where the thread runs in the application on another processor, it is made
+    /// to pass through the kernel as well, and so to look at its signals.
+    fn interrupt(&self) {
+        self.unpark();
+    }
+
     /// Processor time that the thread has used, in nanoseconds: in the application, and in the
     /// kernel on its behalf.
     fn cpu_time_ns(&self) -> CpuTime;
@@ -145,6 +151,12 @@ pub trait Platform: Sync {
     fn spawn(&self, thread: Arc<Thread>, start: ThreadStart) -> Result<(), Errno>;
     /// Processor that the running thread is on.
     fn current_cpu(&self) -> usize;
+
+    /// The processor begins to wait for a lock: until [`Self::end_spin`] it touches no application
+    /// memory, and whoever changes page tables need not wait for it.
+    fn begin_spin(&self) {}
+    /// See [`Self::begin_spin`].
+    fn end_spin(&self) {}
 
     // The running thread's registers that the trap frame does not hold.
 

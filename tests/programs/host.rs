@@ -121,6 +121,7 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
     for name in ["HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
+    host_env.extend(env::var_os("HERMIX_TEST_CPUS").map(|value| ("HERMIX_CPUS".into(), value)));
     let invocation =
         Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() };
     run(&invocation, task.timeout)

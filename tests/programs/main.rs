@@ -1,7 +1,8 @@
 //! Linux programs, each run natively and under Hermix and compared. `scripts/test` builds what this
 //! needs: hermit-run and the kernel.
 //!
-//! `$HERMIX_RUN` names another hermit-run than the one in `target/release`.
+//! `$HERMIX_RUN` names another hermit-run than the one in `target/release`; `$HERMIX_TEST_CPUS` is the
+//! number of virtual CPUs of each guest.
 #![forbid(unsafe_code)]
 
 mod bad_input;

@@ -10,18 +10,20 @@ mod pc;
 
 /// Memory: kernel mappings, process page tables, copies that survive faults.
 pub use pc::paging::{
-    KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, is_mapped_stack, map_kernel_page,
-    phys_to_virt, unmap_kernel_page, virt_to_phys,
+    KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, flush_kernel_pages, is_mapped_stack,
+    map_kernel_page, phys_to_virt, unmap_kernel_page, virt_to_phys,
 };
 pub use pc::traps::{compare_exchange_user, copy_user, load_user, zero_user};
 
 /// Processors: per-processor data, vector state, thread-local bases, stacks, randomness.
 pub use pc::cpu::{
-    CpuWork, VectorState, cpuid, frame_pointer, fs_base, info as cpu_info, rdrand, set_fs_base,
+    CallCounts, CpuWork, PerCpu, VectorState, all as all_cpus, count as cpu_count, cpuid,
+    frame_pointer, fs_base, info as cpu_info, is_set_up, of as cpu, rdrand, set_fs_base,
     set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
 };
+pub use pc::smp::{enter_idle, leave_idle, memory_barrier, start_others, stop_others, wake};
 pub use pc::traps::{
-    SAMPLE_PERIOD, leaf_entry_address as leaf_entry, prepare_stack,
+    SAMPLE_PERIOD, leaf_entry_address as leaf_entry, prepare_kernel_stack, prepare_stack,
     stub_entry_address as stub_entry, switch_to, watch_all_calls,
 };
 

@@ -16,7 +16,7 @@
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use hx_syscalls::platform::{Frame, MemoryInfo};
-use spin::Mutex;
+use hx_syscalls::sync::Mutex;
 
 use super::PhysRange;
 use crate::machine::phys_to_virt;

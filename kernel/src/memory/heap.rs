@@ -56,7 +56,7 @@ unsafe impl RawMutex for RawLock {
 
     fn lock(&self) {
         while !self.try_lock() {
-            core::hint::spin_loop();
+            hx_syscalls::sync::relax();
         }
     }
 

@@ -1,7 +1,10 @@
 //! Kernel stacks, each with an unmapped guard page below.
+//!
+//! Stacks of threads that have ended are kept for the next ones: that saves their frames' mapping, and
+//! the flush on every processor that would have to come before the addresses can be used again.
 
+use hx_syscalls::sync::Mutex;
 use hx_syscalls::{mm::Protection, page::OutOfMemory};
-use spin::Mutex;
 
 use super::frames::{self, FRAME_SIZE, Purpose};
 use crate::machine::{self, KERNEL_STACKS};
@@ -13,12 +16,19 @@ const INTERRUPT_STACK_LEN: u64 = 16 << 10;
 /// Address space for each stack: the stack at the upper end, unmapped pages below.
 const SLOT_LEN: u64 = 64 << 10;
 
+/// How many stacks are kept for threads to come.
+const KEPT: usize = 16;
+
 struct Slots {
     next: u64,
+    /// Without memory.
     free: alloc::vec::Vec<u64>,
+    /// Mapped, of thread stacks.
+    kept: alloc::vec::Vec<u64>,
 }
 
-static SLOTS: Mutex<Slots> = Mutex::new(Slots { next: 0, free: alloc::vec::Vec::new() });
+static SLOTS: Mutex<Slots> =
+    Mutex::new(Slots { next: 0, free: alloc::vec::Vec::new(), kept: alloc::vec::Vec::new() });
 
 /// A stack in the kernel's half. Dropped, it must not be in use.
 pub struct Stack {
@@ -46,6 +56,11 @@ impl Stack {
     fn new(len: u64) -> Result<Self, OutOfMemory> {
         let slot = {
             let mut slots = SLOTS.lock();
+            if len == THREAD_STACK_LEN
+                && let Some(slot) = slots.kept.pop()
+            {
+                return Ok(Self { slot, len });
+            }
             slots.free.pop().unwrap_or_else(|| {
                 let slot = slots.next;
                 slots.next += 1;
@@ -74,10 +89,22 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        for at in (self.bottom()..self.top()).step_by(FRAME_SIZE as usize) {
-            if let Some(frame) = machine::unmap_kernel_page(at) {
-                frames::release(frame);
+        if self.len == THREAD_STACK_LEN {
+            let mut slots = SLOTS.lock();
+            // A stack whose making failed half-way is not kept.
+            if slots.kept.len() < KEPT && machine::is_mapped_stack(self.top() - FRAME_SIZE) {
+                slots.kept.push(self.slot);
+                return;
             }
+        }
+        let mut unmapped = [None; (THREAD_STACK_LEN / FRAME_SIZE) as usize];
+        let pages = (self.bottom()..self.top()).step_by(FRAME_SIZE as usize);
+        for (slot, at) in unmapped.iter_mut().zip(pages) {
+            *slot = machine::unmap_kernel_page(at);
+        }
+        machine::flush_kernel_pages();
+        for frame in unmapped.into_iter().flatten() {
+            frames::release(frame);
         }
         SLOTS.lock().free.push(self.slot);
     }

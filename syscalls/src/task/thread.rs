@@ -309,7 +309,7 @@ impl Thread {
     pub(super) fn interrupt(&self) {
         self.note_return_work();
         if let Some(handle) = self.handle.get() {
-            handle.unpark();
+            handle.interrupt();
         }
     }
 

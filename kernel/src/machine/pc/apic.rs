@@ -1,14 +1,15 @@
-//! The local APIC (timer, end of interrupt) and the I/O APIC (device interrupts).
+//! The local APICs (timer, end of interrupt, interrupts between processors) and the I/O APIC (device
+//! interrupts).
 //!
 //! xAPIC registers at their architectural addresses (Intel SDM vol. 3 ch. 11; 82093AA data sheet for
 //! the I/O APIC). No other interrupt controller is touched: the machine is started without PIC and
 //! PIT.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hx_syscalls::page::OutOfMemory;
 
-use super::{paging, traps::FIRST_INTERRUPT};
+use super::{paging, timer, traps::FIRST_INTERRUPT};
 
 const LOCAL_ADDRESS: u64 = 0xfee0_0000;
 const IO_ADDRESS: u64 = 0xfec0_0000;
@@ -17,16 +18,27 @@ const IO_ADDRESS: u64 = 0xfec0_0000;
 const ID: usize = 0x20;
 const END_OF_INTERRUPT: usize = 0xb0;
 const SPURIOUS: usize = 0xf0;
+const COMMAND_LOW: usize = 0x300;
+const COMMAND_HIGH: usize = 0x310;
 const TIMER_VECTOR: usize = 0x320;
 const TIMER_INITIAL: usize = 0x380;
 const TIMER_CURRENT: usize = 0x390;
 const TIMER_DIVIDE: usize = 0x3e0;
+
+/// Interrupt command register (Intel SDM vol. 3 §11.6.1).
+const DELIVERY_PENDING: u32 = 1 << 12;
+const LEVEL_ASSERT: u32 = 1 << 14;
+const MODE_NMI: u32 = 0b100 << 8;
+const MODE_INIT: u32 = 0b101 << 8;
+const MODE_STARTUP: u32 = 0b110 << 8;
 
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
 
 /// Vector of the timer.
 pub const TIMER: u8 = 0xf0;
+/// Vector by which one processor makes another look around.
+const WAKE_VECTOR: u8 = 0xf1;
 const SPURIOUS_VECTOR: u8 = 0xff;
 
 static LOCAL: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
@@ -45,6 +57,37 @@ fn write(register: usize, value: u32) {
     unsafe { LOCAL.load(Ordering::Relaxed).add(register).cast::<u32>().write_volatile(value) };
 }
 
+/// What one processor sends another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// An interrupt that ends `hlt`, or takes it out of the application.
+    Wake,
+    /// Non-maskable: acted upon whatever the processor is doing.
+    NonMaskable,
+    /// Back to the state after reset (vol. 3 §9.4).
+    Init,
+    /// After [`Self::Init`]: begin in real mode at the start of this page of the first MiB.
+    Startup {
+        /// Number of the page.
+        page: u8,
+    },
+}
+
+/// Sends `signal` to the processor whose APIC has the identifier `target`.
+pub fn send(target: u32, signal: Signal) {
+    let command = match signal {
+        Signal::Wake => u32::from(WAKE_VECTOR),
+        Signal::NonMaskable => MODE_NMI,
+        Signal::Init => MODE_INIT,
+        Signal::Startup { page } => MODE_STARTUP | u32::from(page),
+    };
+    while read(COMMAND_LOW) & DELIVERY_PENDING != 0 {
+        hx_syscalls::sync::relax();
+    }
+    write(COMMAND_HIGH, target << 24);
+    write(COMMAND_LOW, command | LEVEL_ASSERT);
+}
+
 /// Maps the registers and enables this processor's APIC, timer stopped.
 ///
 /// # Errors
@@ -52,27 +95,25 @@ fn write(register: usize, value: u32) {
 pub fn init() -> Result<(), OutOfMemory> {
     LOCAL.store(paging::map_device(LOCAL_ADDRESS, 4096)?, Ordering::Relaxed);
     IO.store(paging::map_device(IO_ADDRESS, 4096)?, Ordering::Relaxed);
+    enable();
+    Ok(())
+}
+
+/// Enables this processor's APIC, timer stopped.
+pub fn enable() {
     write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     write(TIMER_DIVIDE, DIVIDE_BY_1);
     write(TIMER_VECTOR, MASKED | u32::from(TIMER));
-    Ok(())
 }
 
 /// Ends the interrupt `vector`.
 pub fn acknowledge(vector: u8) {
     if vector == TIMER {
-        TIMER_FIRED.store(true, Ordering::Relaxed);
+        timer::fired();
     }
     if vector != SPURIOUS_VECTOR && vector >= FIRST_INTERRUPT {
         write(END_OF_INTERRUPT, 0);
     }
-}
-
-static TIMER_FIRED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the timer has fired since the last question.
-pub fn take_timer_fired() -> bool {
-    TIMER_FIRED.load(Ordering::Relaxed) && TIMER_FIRED.swap(false, Ordering::Relaxed)
 }
 
 /// Lets the timer fire once, `delay_ns` from now; `None` stops it.

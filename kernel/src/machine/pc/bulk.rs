@@ -22,6 +22,9 @@ pub(super) fn init() {
     let [_, ebx, ecx, edx] = super::cpu::cpuid(0x4000_0000, 0);
     let is_tcg = [ebx, ecx, edx] == TCG_SIGNATURE.map(|part| u32::from_le_bytes(*part));
     SLOW_STRINGS.store(is_tcg, Ordering::Relaxed);
+    if is_tcg {
+        hx_syscalls::sync::wait_without_pause();
+    }
 }
 
 global_asm!(

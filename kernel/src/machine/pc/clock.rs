@@ -9,8 +9,8 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use hx_syscalls::sync::Once;
 use hx_vdso::TscScale;
-use spin::Once;
 
 use super::{apic, cpu};
 

@@ -9,12 +9,11 @@ use core::{
     arch::{asm, x86_64::__cpuid_count},
     mem::offset_of,
     ptr::NonNull,
-    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
 use bitflags::bitflags;
-use hx_syscalls::{page::OutOfMemory, platform::CpuInfo, task::Thread};
-use spin::Once;
+use hx_syscalls::{page::OutOfMemory, platform::CpuInfo, sync::Once, task::Thread};
 use x86_64::{
     VirtAddr,
     registers::{
@@ -51,8 +50,50 @@ pub struct PerCpu {
     leaf_words: [u64; 2],
     /// The scheduler's data.
     pub sched: crate::sched::PerCpu,
-    /// Number of the processor.
+    /// The timer's.
+    pub(super) timer: super::timer::PerCpu,
+    /// What the processor tells others and is told by them.
+    pub(super) smp: super::smp::PerCpu,
+    /// Page faults that it has resolved.
+    pub page_faults: AtomicU64,
+    /// Number of the processor, from 0 without gaps.
     pub index: usize,
+}
+
+/// Processors there may be at most: affinity masks are of 64 bits.
+pub const MAX_CPUS: usize = 64;
+
+/// The data of all processors, by index.
+static CPUS: [AtomicPtr<PerCpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+
+/// How many processors take part.
+static COUNT: AtomicUsize = AtomicUsize::new(1);
+
+/// How many processors take part.
+pub fn count() -> usize {
+    COUNT.load(Ordering::Relaxed)
+}
+
+/// Lets the first `count` processors take part.
+pub(super) fn set_count(count: usize) {
+    COUNT.store(count, Ordering::Release);
+}
+
+/// The data of processor `index`, once that has set itself up.
+pub fn of(index: usize) -> Option<&'static PerCpu> {
+    // SAFETY: null, or leaked by `init`.
+    unsafe { CPUS.get(index)?.load(Ordering::Acquire).as_ref() }
+}
+
+/// Whether [`this`] can be used.
+pub fn is_set_up() -> bool {
+    of(0).is_some()
+}
+
+/// All processors that take part.
+pub fn all() -> impl Iterator<Item = &'static PerCpu> {
+    (0..count()).filter_map(of)
 }
 
 /// Offset of the running thread's kernel stack top.
@@ -168,6 +209,17 @@ pub struct CallCounts {
     pub trapped: u64,
 }
 
+impl core::iter::Sum for CallCounts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, one| Self {
+            leaf: sum.leaf + one.leaf,
+            known: sum.known + one.known,
+            computed: sum.computed + one.computed,
+            trapped: sum.trapped + one.trapped,
+        })
+    }
+}
+
 /// What the processor can do, found at boot.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
@@ -201,7 +253,8 @@ pub fn features() -> &'static Features {
     FEATURES.get().expect("cpu::init comes first")
 }
 
-/// Sets this processor up: control registers, descriptors, the `syscall` instruction, GS.
+/// Sets this processor up: control registers, descriptors, the `syscall` instruction, GS. All are
+/// taken to be like the first.
 ///
 /// # Errors
 /// A message where it lacks something needed.
@@ -210,6 +263,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     if leaf1.ecx & 1 << 26 == 0 {
         return Err("the processor has no XSAVE");
     }
+    let apic_id = leaf1.ebx >> 24;
     super::bulk::init();
     let max_leaf = __cpuid_count(0, 0).eax;
     let leaf7 = if max_leaf >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
@@ -270,11 +324,16 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         leaf_stack: core::ptr::null(),
         leaf_words: [0; 2],
         sched: crate::sched::PerCpu::default(),
+        timer: super::timer::PerCpu::default(),
+        smp: super::smp::PerCpu::new(apic_id),
+        page_faults: AtomicU64::new(0),
         index,
     }));
     per_cpu.this = per_cpu;
     per_cpu.leaf_stack = per_cpu.leaf_words.as_ptr_range().end;
     GsBase::write(VirtAddr::from_ptr(per_cpu));
+    let slot = CPUS.get(index).ok_or("more processors than 64")?;
+    slot.store(per_cpu, Ordering::Release);
     LStar::write(VirtAddr::new(traps::syscall_entry as *const () as u64));
     SFMask::write(
         RFlags::INTERRUPT_FLAG

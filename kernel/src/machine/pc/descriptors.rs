@@ -111,7 +111,11 @@ impl Descriptors {
                 18 => IST_MACHINE_CHECK,
                 _ => IST_COMMON,
             };
-            *gate = Gate::new(traps::stub_address(vector), ist);
+            let handler = match vector {
+                2 => traps::nmi_entry as *const () as u64,
+                _ => traps::stub_address(vector),
+            };
+            *gate = Gate::new(handler, ist);
         }
         // SAFETY: the tables are leaked, hence valid for ever; the selectors are those appended
         // above.

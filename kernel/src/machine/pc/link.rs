@@ -7,7 +7,7 @@
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
-use spin::Mutex;
+use hx_syscalls::sync::Relax;
 use virtio_drivers::{
     Error,
     queue::VirtQueue,
@@ -42,7 +42,7 @@ struct Device {
     staging: Vec<u8>,
 }
 
-static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
+static DEVICE: spin::mutex::Mutex<Option<Device>, Relax> = spin::mutex::Mutex::new(None);
 
 /// Takes the console over; only the first one counts.
 ///

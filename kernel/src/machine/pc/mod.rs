@@ -10,13 +10,14 @@ pub mod link;
 pub mod paging;
 pub mod power;
 pub mod serial;
+pub mod smp;
 mod start_info;
 pub mod timer;
 pub mod traps;
 mod virtio;
 
 use hx_syscalls::platform::Frame;
-use spin::Once;
+use hx_syscalls::sync::Once;
 use start_info::BootInfo;
 
 use crate::memory::{
@@ -112,6 +113,7 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     cpu::init(0)?;
     apic::init().map_err(|_| "too little memory for device mappings")?;
     clock::init(word("tsc_khz").and_then(number));
+    smp::expect(word("cpus").and_then(number).unwrap_or(1) as usize);
     for device in info.parameters("virtio_mmio.device") {
         virtio::found(device);
     }

@@ -12,8 +12,8 @@
 //! into each new table, and never change after.
 //!
 //! Application pages are supervisor pages here, as everything runs at CPL 0; [`APPLICATION`] is the
-//! one place that says so. A change to a process' table flushes this processor's stale translations
-//! before the page is given back.
+//! one place that says so. A change to a process' table flushes stale translations on all processors
+//! that use it before the page is given back ([`super::smp`]).
 
 use alloc::vec::Vec;
 use core::{
@@ -22,13 +22,13 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::{
     mm::{Entry, PageTable, Protection},
-    page::{OutOfMemory, Page},
+    page::{OutOfMemory, PAGE_SIZE, Page},
     platform::Frame,
     user::UserAddr,
 };
-use spin::Once;
 use x86_64::{
     PhysAddr, VirtAddr,
     instructions::tlb,
@@ -36,6 +36,7 @@ use x86_64::{
     structures::paging::PhysFrame,
 };
 
+use super::{cpu, smp};
 use crate::memory::{
     PhysRange,
     frames::{self, FRAME_SIZE, Purpose},
@@ -232,25 +233,47 @@ unsafe fn load_root(root: u64) {
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
-fn kernel_root() -> u64 {
+/// Root of the kernel's own table.
+pub(super) fn kernel_root() -> u64 {
     *KERNEL_PML4.get().expect("paging::init comes first")
 }
+
+/// Root of the table that this processor has loaded.
+pub(super) fn loaded_root() -> u64 {
+    Cr3::read().0.start_address().as_u64()
+}
+
+/// Leaves a process' table.
+pub(super) fn load_kernel_root() {
+    // SAFETY: the kernel's own table lives for ever.
+    unsafe { load_root(kernel_root()) };
+}
+
+/// Serialises changes to the kernel's growing areas.
+static GROWTH: Mutex<()> = Mutex::new(());
 
 /// Maps a page of the kernel's own at `at`, in one of the growing areas.
 ///
 /// # Errors
 /// [`OutOfMemory`].
 pub fn map_kernel_page(at: u64, frame: Frame, protection: Protection) -> Result<(), OutOfMemory> {
+    let _growing = GROWTH.lock();
     let entry = leaf(kernel_root(), at, 0)?;
     entry.store((frame.0 * FRAME_SIZE) | kernel_flags(protection), Ordering::Release);
     Ok(())
 }
 
-/// Unmaps a page of [`map_kernel_page`] and gives its frame.
+/// Unmaps a page of [`map_kernel_page`] and gives its frame, which [`flush_kernel_pages`] must precede
+/// the next use of.
 pub fn unmap_kernel_page(at: u64) -> Option<Frame> {
     let value = find(kernel_root(), at)?.swap(0, Ordering::AcqRel);
-    tlb::flush(VirtAddr::new(at));
     (value & PRESENT != 0).then_some(Frame((value & ADDRESS) / FRAME_SIZE))
+}
+
+/// Makes all processors forget what [`unmap_kernel_page`] has unmapped.
+pub fn flush_kernel_pages() {
+    tlb::flush_all();
+    smp::flush_everywhere();
 }
 
 /// Whether a stack frame at `address` can be read: it lies in the image's data (the boot stack) or
@@ -278,6 +301,7 @@ pub fn map_device(phys: u64, len: u64) -> Result<*mut u8, OutOfMemory> {
     let first = phys & !(FRAME_SIZE - 1);
     let size = (phys + len).next_multiple_of(FRAME_SIZE) - first;
     let at = NEXT_DEVICE.fetch_add(size, Ordering::Relaxed);
+    let _growing = GROWTH.lock();
     for offset in (0..size).step_by(FRAME_SIZE as usize) {
         let entry = leaf(kernel_root(), at + offset, 0)?;
         let flags = kernel_flags(Protection::READ | Protection::WRITE) | UNCACHED;
@@ -289,10 +313,15 @@ pub fn map_device(phys: u64, len: u64) -> Result<*mut u8, OutOfMemory> {
 /// A process' page table.
 pub struct ProcessTable {
     root: u64,
+    /// Processors that may have translations of it: a bit each, set before the table is loaded.
+    users: AtomicU64,
 }
 
 /// How many pages a batch flushes one by one; more are flushed by reloading CR3.
-const SINGLE_FLUSHES: usize = 32;
+const SINGLE_FLUSHES: usize = smp::MAX_PAGES;
+
+/// How many pages are kept at hand while one batch of them is flushed.
+const UNMAP_BATCH: usize = 64;
 
 impl ProcessTable {
     /// With the kernel's half only.
@@ -305,7 +334,7 @@ impl ProcessTable {
         for index in 256..512 {
             new[index].store(kernel[index].load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        Ok(Self { root })
+        Ok(Self { root, users: AtomicU64::new(0) })
     }
 
     fn flags(protection: Protection) -> u64 {
@@ -364,14 +393,47 @@ impl ProcessTable {
     }
 
     fn is_active(&self) -> bool {
-        Cr3::read().0.start_address().as_u64() == self.root
+        cpu::this().smp.active_root() == self.root
     }
 
-    fn flush_one(&self, at: u64) {
+    fn flush_here(&self, at: u64) {
         if self.is_active() {
             tlb::flush(VirtAddr::new(at));
         }
     }
+
+    fn is_used_elsewhere(&self) -> bool {
+        self.users.load(Ordering::SeqCst) & !smp::own_bit() != 0
+    }
+
+    /// [`PageTable::unmap`] of a long range of a table that other processors use: all entries are
+    /// made useless, then flushed together, then the pages are given back.
+    fn unmap_long(&self, range: Range<UserAddr>) -> usize {
+        let mut flush = Flush::new(self);
+        self.walk(range.clone(), |at, entry| {
+            // The entry goes on owning its page.
+            let old = entry.load(Ordering::Relaxed);
+            if old & PRESENT != 0 {
+                entry.swap(old & ADDRESS | PARKED, Ordering::AcqRel);
+                flush.add(at);
+            }
+        });
+        flush.now();
+        let mut unmapped = 0;
+        self.walk(range, |_, entry| {
+            let old = entry.swap(0, Ordering::AcqRel);
+            drop(Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE)));
+            unmapped += 1;
+        });
+        unmapped
+    }
+}
+
+/// Whether a translation as `old` allows what `new` does not, or leads elsewhere.
+fn is_stale(old: u64, new: u64) -> bool {
+    let lost = old & !new & (PRESENT | WRITABLE) != 0;
+    let is_other = (old ^ new) & ADDRESS != 0;
+    old & PRESENT != 0 && (lost || is_other || new & !old & NO_EXECUTE != 0)
 }
 
 /// Stale translations of one table, flushed together.
@@ -394,13 +456,17 @@ impl<'a> Flush<'a> {
     }
 
     fn now(&mut self) {
-        if self.count == 0 || !self.table.is_active() {
-        } else if self.count <= SINGLE_FLUSHES {
-            for page in &self.pages[..self.count] {
-                tlb::flush(VirtAddr::new(*page));
-            }
-        } else {
-            tlb::flush_all();
+        if self.count == 0 {
+            return;
+        }
+        let pages = self.pages.get(..self.count);
+        match pages {
+            _ if !self.table.is_active() => {}
+            Some(pages) => pages.iter().for_each(|page| tlb::flush(VirtAddr::new(*page))),
+            None => tlb::flush_all(),
+        }
+        if self.table.is_used_elsewhere() {
+            smp::flush_others(&self.table.users, self.table.root, pages);
         }
         self.count = 0;
     }
@@ -434,7 +500,9 @@ impl PageTable for ProcessTable {
         let new = (page.into_raw().0 * FRAME_SIZE) | Self::flags(protection);
         let old = entry.swap(new, Ordering::AcqRel);
         if old & PRESENT != 0 {
-            self.flush_one(at.0);
+            let mut flush = Flush::new(self);
+            flush.add(at.0);
+            flush.now();
         }
         let owned = old & (PRESENT | PARKED) != 0;
         Ok(owned.then(|| Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE))))
@@ -446,9 +514,13 @@ impl PageTable for ProcessTable {
     }
 
     fn unmap(&self, range: Range<UserAddr>) -> usize {
+        let len = (range.end.0 - range.start.0) as usize;
+        if len > UNMAP_BATCH * PAGE_SIZE && self.is_used_elsewhere() {
+            return self.unmap_long(range);
+        }
         let mut unmapped = 0;
         let mut flush = Flush::new(self);
-        let mut pages: [Option<Page>; 64] = [const { None }; 64];
+        let mut pages: [Option<Page>; UNMAP_BATCH] = [const { None }; UNMAP_BATCH];
         let mut count = 0;
         self.walk(range, |at, entry| {
             let old = entry.swap(0, Ordering::AcqRel);
@@ -471,14 +543,24 @@ impl PageTable for ProcessTable {
     fn protect(&self, range: Range<UserAddr>, change: &mut dyn FnMut(&Entry) -> Protection) {
         let mut flush = Flush::new(self);
         self.walk(range, |at, entry| {
-            let old = entry.load(Ordering::Relaxed);
+            let mut old = entry.load(Ordering::Relaxed);
             let flags = Self::flags(change(&entry_of(old)));
-            let new = old & (ADDRESS | ACCESSED | DIRTY) | flags;
-            if new != old {
-                entry.store(new, Ordering::Release);
-                if old & PRESENT != 0 {
-                    flush.add(at);
+            // Processors set the two bits at any time.
+            let new = loop {
+                let new = old & (ADDRESS | ACCESSED | DIRTY) | flags;
+                if new == old {
+                    return;
                 }
+                match entry.compare_exchange(old, new, Ordering::SeqCst, Ordering::Relaxed) {
+                    Ok(_) => break new,
+                    Err(found) => old = found,
+                }
+            };
+            if is_stale(old, new) {
+                flush.add(at);
+            } else if old & PRESENT != 0 {
+                // What allows more needs no flush elsewhere: a fault there finds it resolved.
+                self.flush_here(at);
             }
         });
         flush.now();
@@ -510,8 +592,11 @@ impl PageTable for ProcessTable {
 
     fn activate(&self) {
         if !self.is_active() {
+            // The order is what `smp::flush_others` reckons with.
+            cpu::this().smp.set_active_root(self.root);
+            self.users.fetch_or(smp::own_bit(), Ordering::SeqCst);
             // SAFETY: the table has the kernel's half, and is freed only when it is not loaded
-            // (see `drop`).
+            // anywhere (see `drop`).
             unsafe { load_root(self.root) };
         }
     }
@@ -524,9 +609,10 @@ impl PageTable for ProcessTable {
 impl Drop for ProcessTable {
     fn drop(&mut self) {
         if self.is_active() {
-            // SAFETY: the kernel's own table lives for ever.
-            unsafe { load_root(kernel_root()) };
+            cpu::this().smp.set_active_root(kernel_root());
+            load_kernel_root();
         }
+        smp::leave_table(self.users.swap(0, Ordering::SeqCst), self.root);
         self.unmap(UserAddr(0)..UserAddr(KERNEL_HALF_START_OF_GAP));
         let mut tables = Vec::new();
         collect_tables(self.root, 3, &mut tables);

@@ -1,22 +1,41 @@
-//! The one-shot timer of a processor.
+//! The one-shot timer of each processor.
 //!
 //! It is set only when the next deadline changes: writing an APIC register costs an exit.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{apic, clock};
+use super::{apic, clock, cpu};
 
-/// When the timer is set to fire; `u64::MAX` when it is stopped.
-static ARMED: AtomicU64 = AtomicU64::new(u64::MAX);
+/// One processor's timer; touched by that processor only.
+pub struct PerCpu {
+    /// When the timer is set to fire; `u64::MAX` when it is stopped.
+    armed: AtomicU64,
+    /// Whether it has fired since it was last set.
+    fired: AtomicBool,
+}
 
-/// Lets the timer fire at `deadline_ns` of [`clock::now_ns`]; `None` stops it. An interrupt may come
-/// early: whoever set the deadline looks at the clock.
+impl Default for PerCpu {
+    fn default() -> Self {
+        Self { armed: AtomicU64::new(u64::MAX), fired: AtomicBool::new(false) }
+    }
+}
+
+/// This processor's timer has fired.
+pub(super) fn fired() {
+    cpu::this().timer.fired.store(true, Ordering::Relaxed);
+}
+
+/// Lets this processor's timer fire at `deadline_ns` of [`clock::now_ns`]; `None` stops it. An
+/// interrupt may come early: whoever set the deadline looks at the clock.
 pub fn set(deadline_ns: Option<u64>) {
-    if apic::take_timer_fired() {
-        ARMED.store(u64::MAX, Ordering::Relaxed);
+    let PerCpu { armed, fired } = &cpu::this().timer;
+    if fired.load(Ordering::Relaxed) {
+        fired.store(false, Ordering::Relaxed);
+        armed.store(u64::MAX, Ordering::Relaxed);
     }
     let deadline = deadline_ns.unwrap_or(u64::MAX);
-    if ARMED.swap(deadline, Ordering::Relaxed) != deadline {
+    if armed.load(Ordering::Relaxed) != deadline {
+        armed.store(deadline, Ordering::Relaxed);
         apic::set_timer(deadline_ns.map(|deadline| deadline.saturating_sub(clock::now_ns())));
     }
 }

@@ -7,6 +7,9 @@
 //! pointer if the kernel was (its code is built without a red zone). Whether it was the application
 //! is told by the instruction pointer: at one privilege level the code segment says nothing.
 //!
+//! The non-maskable interrupt is how processors reach each other ([`super::smp`]) and stays on its own
+//! stack.
+//!
 //! # Interrupts
 //!
 //! The kernel runs with interrupts off. They are on in the application and while a processor idles,
@@ -102,10 +105,8 @@ trap_common:
     lea rcx, [rip + stub_entries_end]
     cmp rax, rcx
     jb 1b
-5:  // NMI, double fault and machine check may come anywhere: they stay on their own stacks.
+5:  // Double fault and machine check may come anywhere: they stay on their own stacks.
     mov rax, [rdx + 24]
-    cmp eax, 2
-    je 4f
     cmp eax, 8
     je 4f
     cmp eax, 18
@@ -163,6 +164,33 @@ return_by_iret:
     add rsp, 8
     mov qword ptr [rsp + 8], {code}
     mov qword ptr [rsp + 32], {data}
+    iretq
+
+    // Another processor asks for something that cannot wait. It may come anywhere, at the first
+    // instruction of an entry too, and changes nothing but its own stack; it does not fault.
+    .balign 16
+    .global nmi_entry
+nmi_entry:
+    push rax
+    push rcx
+    push rdx
+    push rsi
+    push rdi
+    push r8
+    push r9
+    push r10
+    push r11
+    cld
+    call {nmi}
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rdi
+    pop rsi
+    pop rdx
+    pop rcx
+    pop rax
     iretq
 
     // One entry for each system call number, and those that take the number from rax.
@@ -511,6 +539,7 @@ load_recoverable:
     // What a program sees of its segments, in signal frames: Linux's selectors.
     linux_code = const 0x33,
     linux_data = const 0x2b,
+    nmi = sym super::smp::requested,
     trap = sym trap_entry,
     long_call = sym long_call,
     after_call = sym after_call,
@@ -538,6 +567,8 @@ unsafe extern "C" {
     fn load_recoverable(at: u64) -> u64;
     /// Entry point for LSTAR.
     pub fn syscall_entry();
+    /// Handler of the non-maskable interrupt.
+    pub fn nmi_entry();
     fn thread_first_return();
     fn switch_stacks(save: *mut u64, load: u64);
 }
@@ -747,6 +778,19 @@ pub unsafe fn prepare_stack(stack_top: u64, regs: &UserRegs) -> u64 {
         (frame as *mut UserRegs).write(*regs);
         (saved as *mut [u64; 7]).write([0, 0, 0, 0, 0, 0, thread_first_return as *const () as u64]);
     }
+    saved
+}
+
+/// Prepares a kernel stack (its top in `stack_top`) so that [`switch_to`] makes `entry` start on it;
+/// gives the stack pointer to switch to.
+///
+/// # Safety
+/// The stack is mapped and unused.
+pub unsafe fn prepare_kernel_stack(stack_top: u64, entry: extern "C" fn() -> !) -> u64 {
+    // Six callee-saved registers, the return address, and alignment as after a call.
+    let saved = stack_top - 8 * 8;
+    // SAFETY: by the caller, it lies within the unused stack.
+    unsafe { (saved as *mut [u64; 7]).write([0, 0, 0, 0, 0, 0, entry as *const () as u64]) };
     saved
 }
 
