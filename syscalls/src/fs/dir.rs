@@ -40,6 +40,12 @@ impl DirFile {
         Self { path }
     }
 
+    /// Whether `lseek` may count from the end. Entries that are kept in the dentry tree have positions
+    /// that mean nothing but "go on here", as on Linux's tmpfs.
+    pub(crate) fn has_end(&self) -> bool {
+        self.path.inode().children() == Children::Dynamic
+    }
+
     /// Lists from position `from` on.
     fn list(
         &self,
@@ -102,11 +108,6 @@ impl File for DirFile {
 
     fn is_seekable(&self) -> bool {
         true
-    }
-
-    /// Positions are cookies, up to the largest.
-    fn size(&self) -> u64 {
-        i64::MAX as u64
     }
 
     fn allocate(&self, _io: Io<'_>, _mode: u32, _offset: u64, _len: u64) -> Result<(), Errno> {
@@ -212,6 +213,9 @@ fn getcwd(ctx: &mut Ctx<'_>, buffer: UserAddr, size: usize) -> SysResult {
     }
     let mut path = state.cwd.display(Some(&state.root));
     path.push(0);
+    if path.len() > linux::PATH_MAX as usize {
+        return Err(Errno::ENAMETOOLONG);
+    }
     if path.len() > size {
         return Err(Errno::ERANGE);
     }

@@ -486,6 +486,10 @@ struct Batch {
 }
 
 impl File for EventPoll {
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         table.watch(&self.watchers);
         // A listed item may have lost its events again: look until one has some.

@@ -102,6 +102,10 @@ impl File for EventFd {
         Ok(bytes.len())
     }
 
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         table.watch(&self.changes);
         let count = *self.count.lock();

@@ -236,6 +236,10 @@ impl File for Inotify {
         to.put(&events)
     }
 
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         table.watch(&self.readable);
         if self.state.lock().events.is_empty() {

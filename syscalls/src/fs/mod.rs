@@ -111,7 +111,7 @@ pub trait File: Send + Sync + Any {
         false
     }
 
-    /// Whether `lseek` does nothing and answers 0, as for `/dev/null`.
+    /// Whether `lseek` does nothing and answers 0, as for `/dev/null` and event descriptors.
     fn has_fixed_position(&self) -> bool {
         false
     }

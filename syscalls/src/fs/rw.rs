@@ -9,7 +9,7 @@ use super::{
     at::{check_flags, is_regular},
     dir::DirFile,
     notify,
-    tmpfs::{Limited, MAX_FILE_SIZE},
+    tmpfs::Limited,
 };
 use crate::{
     Ctx, Errno, SysResult, calls,
@@ -63,14 +63,35 @@ impl Position {
     }
 }
 
-fn open_for_reading(ctx: &Ctx<'_>, fd: Fd) -> Result<Arc<FileDescription>, Errno> {
-    let description = ctx.thread.files().get(fd.0)?;
+/// The open file of `fd`, which may be read, at `position`.
+///
+/// # Errors
+/// `EBADF`; before it `ESPIPE` for an offset of a file without positions.
+fn open_for_reading(
+    ctx: &Ctx<'_>,
+    fd: Fd,
+    position: Position,
+) -> Result<Arc<FileDescription>, Errno> {
+    let description = open_at(ctx, fd, position)?;
     if description.is_readable() { Ok(description) } else { Err(Errno::EBADF) }
 }
 
-fn open_for_writing(ctx: &Ctx<'_>, fd: Fd) -> Result<Arc<FileDescription>, Errno> {
-    let description = ctx.thread.files().get(fd.0)?;
+/// As [`open_for_reading`].
+fn open_for_writing(
+    ctx: &Ctx<'_>,
+    fd: Fd,
+    position: Position,
+) -> Result<Arc<FileDescription>, Errno> {
+    let description = open_at(ctx, fd, position)?;
     if description.is_writable() { Ok(description) } else { Err(Errno::EBADF) }
+}
+
+fn open_at(ctx: &Ctx<'_>, fd: Fd, position: Position) -> Result<Arc<FileDescription>, Errno> {
+    if position == Position::Current {
+        return ctx.thread.files().get(fd.0);
+    }
+    let description = ctx.thread.files().get_open(fd.0)?;
+    if description.file.is_seekable() { Ok(description) } else { Err(Errno::ESPIPE) }
 }
 
 /// Offsets are signed: a transfer must not lead beyond the last one.
@@ -201,27 +222,27 @@ fn write_limited(
 }
 
 fn read(ctx: &mut Ctx<'_>, fd: Fd, buffer: UserAddr, count: usize) -> SysResult {
-    let description = open_for_reading(ctx, fd)?;
+    let description = open_for_reading(ctx, fd, Position::Current)?;
     let mut to = UserBuffers::single(buffer, count)?;
     read_file(ctx, &description, &mut to, Position::Current, description.flags())
 }
 
 fn write(ctx: &mut Ctx<'_>, fd: Fd, buffer: BytesArg, count: usize) -> SysResult {
-    let description = open_for_writing(ctx, fd)?;
+    let description = open_for_writing(ctx, fd, Position::Current)?;
     let mut from = UserBuffers::single(buffer.0, count)?;
     write_file(ctx, &description, &mut from, Position::Current, description.flags())
 }
 
 fn pread64(ctx: &mut Ctx<'_>, fd: Fd, buffer: UserAddr, count: usize, offset: i64) -> SysResult {
     let position = Position::explicit(offset)?;
-    let description = open_for_reading(ctx, fd)?;
+    let description = open_for_reading(ctx, fd, position)?;
     let mut to = UserBuffers::single(buffer, count)?;
     read_file(ctx, &description, &mut to, position, description.flags())
 }
 
 fn pwrite64(ctx: &mut Ctx<'_>, fd: Fd, buffer: BytesArg, count: usize, offset: i64) -> SysResult {
     let position = Position::explicit(offset)?;
-    let description = open_for_writing(ctx, fd)?;
+    let description = open_for_writing(ctx, fd, position)?;
     let mut from = UserBuffers::single(buffer.0, count)?;
     write_file(ctx, &description, &mut from, position, description.flags())
 }
@@ -298,7 +319,7 @@ fn vectored_read(
     position: Position,
     rwf: u32,
 ) -> SysResult {
-    let description = open_for_reading(ctx, fd)?;
+    let description = open_for_reading(ctx, fd, position)?;
     let mut to = UserBuffers::from_iovec(iov, count)?;
     let flags = with_call_flags(description.flags(), rwf)?;
     read_file(ctx, &description, &mut to, position, flags)
@@ -311,7 +332,7 @@ fn vectored_write(
     position: Position,
     rwf: u32,
 ) -> SysResult {
-    let description = open_for_writing(ctx, fd)?;
+    let description = open_for_writing(ctx, fd, position)?;
     let mut from = UserBuffers::from_iovec(iov, count)?;
     let flags = with_call_flags(description.flags(), rwf)?;
     write_file(ctx, &description, &mut from, position, flags)
@@ -323,25 +344,29 @@ fn lseek(ctx: &mut Ctx<'_>, fd: Fd, offset: i64, whence: u32) -> SysResult {
     if whence > linux::SEEK_HOLE {
         return Err(Errno::EINVAL);
     }
-    if !file.is_seekable() {
-        return Err(Errno::ESPIPE);
-    }
     if file.has_fixed_position() {
         return Ok(0);
     }
-    let is_directory = file.as_any().is::<DirFile>();
+    if !file.is_seekable() {
+        return Err(Errno::ESPIPE);
+    }
+    if let Some(directory) = file.as_any().downcast_ref::<DirFile>()
+        && !directory.has_end()
+        && whence > linux::SEEK_CUR
+    {
+        return Err(Errno::EINVAL);
+    }
     let mut position = description.offset.lock();
     let absolute = || u64::try_from(offset).map_err(|_| Errno::ENXIO);
     let new = match whence {
         linux::SEEK_SET => offset,
-        linux::SEEK_CUR => (*position as i64).checked_add(offset).ok_or(Errno::EOVERFLOW)?,
-        linux::SEEK_END => (file.size() as i64).checked_add(offset).ok_or(Errno::EOVERFLOW)?,
+        // Beyond the largest offset is negative.
+        linux::SEEK_CUR => (*position as i64).wrapping_add(offset),
+        linux::SEEK_END => (file.size() as i64).wrapping_add(offset),
         linux::SEEK_DATA => file.seek_data(absolute()?)? as i64,
         _ => file.seek_hole(absolute()?)? as i64,
     };
-    let limit = if is_directory { i64::MAX as u64 } else { MAX_FILE_SIZE };
-    let new = u64::try_from(new).ok().filter(|new| *new <= limit);
-    *position = new.ok_or(Errno::EINVAL)?;
+    *position = u64::try_from(new).map_err(|_| Errno::EINVAL)?;
     Ok(*position as usize)
 }
 
@@ -393,7 +418,7 @@ fn fadvise64(ctx: &mut Ctx<'_>, fd: Fd, _offset: i64, len: i64, advice: u32) -> 
 }
 
 fn readahead(ctx: &mut Ctx<'_>, fd: Fd, _offset: i64, _count: usize) -> SysResult {
-    let description = open_for_reading(ctx, fd)?;
+    let description = open_for_reading(ctx, fd, Position::Current)?;
     let is_regular = description.inode().is_some_and(|inode| is_regular(&**inode));
     if is_regular { Ok(0) } else { Err(Errno::EINVAL) }
 }

@@ -122,6 +122,10 @@ impl File for SignalFd {
         to.put(&records)
     }
 
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         let Some(thread) = self.current() else { return PollEvents::empty() };
         table.watch(&thread.process.actions().arrivals);

@@ -215,6 +215,10 @@ impl File for TimerFd {
         to.put(&count.to_ne_bytes())
     }
 
+    fn has_fixed_position(&self) -> bool {
+        true
+    }
+
     fn poll(&self, table: &mut PollTable) -> PollEvents {
         table.watch(&self.expiries);
         let setting = *self.setting.lock();

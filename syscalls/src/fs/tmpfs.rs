@@ -41,9 +41,8 @@ use crate::{
     user::{Sink, Source},
 };
 
-/// The largest size of a file: that of ext4 with 4 KiB blocks, which programs are used to, rather
-/// than the largest offset.
-pub const MAX_FILE_SIZE: u64 = (1 << 44) - 4096;
+/// The largest size of a file: the largest offset, as Linux's tmpfs has it (`MAX_LFS_FILESIZE`).
+pub const MAX_FILE_SIZE: u64 = i64::MAX as u64;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -102,7 +101,7 @@ impl Tmpfs {
     pub fn unnamed_file(superblock: &Superblock, new: &NewInode<'_>) -> Option<Arc<dyn Inode>> {
         let root = superblock.root.inode();
         let root = root.as_any().downcast_ref::<TmpfsInode>()?;
-        let content = Content::Regular(FileData::sealable());
+        let content = Content::Regular(FileData::default());
         let inode = TmpfsInode::make(&root.fs, content, new, Timestamp::now());
         inode.attributes.lock().nlink = 0;
         Some(inode)
@@ -203,33 +202,30 @@ impl Cache {
     }
 }
 
-/// Whether a file can be sealed (`man 2 memfd_create`).
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Sealing {
-    /// It is a file in memory.
-    Possible,
-    /// It has a name, as if on a disk.
-    #[default]
-    Impossible,
-}
-
 /// Content of a regular file.
-#[derive(Default)]
 pub struct FileData {
     base: Option<Base>,
     cache: Mutex<Cache>,
     write: BlockingMutex<()>,
-    /// `F_SEAL_*`.
+    /// `F_SEAL_*`: changed by those whose turn it is to write.
     seals: AtomicU32,
-    sealing: Sealing,
     mappers: Mappers,
 }
 
-impl FileData {
-    fn sealable() -> Self {
-        Self { sealing: Sealing::Possible, ..Self::default() }
+impl Default for FileData {
+    /// An empty file, sealed against seals (`man 2 memfd_create`).
+    fn default() -> Self {
+        Self {
+            base: None,
+            cache: Mutex::default(),
+            write: BlockingMutex::default(),
+            seals: AtomicU32::new(linux::F_SEAL_SEAL),
+            mappers: Mappers::new(),
+        }
     }
+}
 
+impl FileData {
     fn with_base(base: Base) -> Self {
         let cache = Cache {
             size: base.len as u64,
@@ -671,23 +667,22 @@ impl TmpfsInode {
     }
 
     fn seals(&self) -> u32 {
-        self.data().map_or(0, |data| data.seals.load(Ordering::Acquire))
+        self.data().map_or(0, |data| data.seals.load(Ordering::SeqCst))
     }
 
-    /// `F_GET_SEALS`: `None` for files that cannot have any, as those with a name.
+    /// `F_GET_SEALS`: `None` where this is no regular file.
     #[must_use]
     pub fn get_seals(&self) -> Option<u32> {
-        let data = self.data()?;
-        (data.sealing == Sealing::Possible).then(|| self.seals())
+        self.data().map(|_| self.seals())
     }
 
     /// `F_ADD_SEALS`.
     ///
     /// # Errors
-    /// `EPERM` where seals are sealed, `EINVAL` where this is no regular file.
+    /// `EPERM` where seals are sealed, `EINVAL` where this is no regular file, `EBUSY` where it is to
+    /// be sealed against writing while a shared mapping can write it.
     pub fn add_seals(&self, seals: u32) -> Result<(), Errno> {
-        let data = self.data().filter(|data| data.sealing == Sealing::Possible);
-        let data = data.ok_or(Errno::EINVAL)?;
+        let data = self.data().ok_or(Errno::EINVAL)?;
         let _turn = data.write.lock();
         let present = self.seals();
         if present & linux::F_SEAL_SEAL != 0 {
@@ -701,14 +696,20 @@ impl TmpfsInode {
                 | linux::F_SEAL_WRITE
                 | linux::F_SEAL_FUTURE_WRITE;
         }
-        data.seals.store(seals, Ordering::Release);
+        // First the seal, then the look: who maps looks for the seal once the mapping can be seen.
+        data.seals.store(seals, Ordering::SeqCst);
+        let closes = seals & !present & linux::F_SEAL_WRITE != 0;
+        if closes && data.mappers.is_mapped_writable() {
+            data.seals.store(present, Ordering::SeqCst);
+            return Err(Errno::EBUSY);
+        }
         Ok(())
     }
 
     /// Sets `F_SEAL_*` without looking at what is there.
     pub fn set_seals(&self, seals: u32) {
         if let Some(data) = self.data() {
-            data.seals.store(seals, Ordering::Release);
+            data.seals.store(seals, Ordering::SeqCst);
         }
     }
 }
@@ -1096,6 +1097,11 @@ impl Mapping for TmpfsInode {
 
     fn mappers(&self) -> Option<&Mappers> {
         self.data().map(|data| &data.mappers)
+    }
+
+    fn check_shared_writing(&self) -> Result<(), Errno> {
+        let sealed = self.seals() & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0;
+        if sealed { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     fn identity(&self) -> FileIdentity {

@@ -50,7 +50,8 @@ pub trait Mapping: Send + Sync {
         None
     }
 
-    /// Whether the pages may be written through a new shared mapping.
+    /// Whether the pages may be written through a new shared mapping. Asked with the address space's
+    /// lock held as well: takes no lock.
     ///
     /// # Errors
     /// `EPERM` where a seal forbids it (`man 2 memfd_create`, `F_SEAL_WRITE`).

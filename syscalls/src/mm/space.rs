@@ -376,9 +376,19 @@ impl AddressSpace {
             name: None,
             has_private_pages: false,
         };
+        let writes = flags.contains(VmaFlags::SHARED) && !flags.contains(VmaFlags::NEVER_WRITE);
+        let written = vma.file().filter(|_| writes).map(|file| file.mapping.clone());
         self.insert(inner, vma);
+        // Whoever seals the file looks for such mappings after it has set the seal: of the two, one
+        // sees the other.
+        if let Some(Err(errno)) = written.as_ref().map(|mapping| mapping.check_shared_writing()) {
+            let refused = self.remove(inner, range.clone());
+            drop(guard);
+            drop((removed, refused));
+            return Err(errno);
+        }
         drop(guard);
-        drop(removed);
+        drop((removed, written));
         if request.protection.contains(Protection::EXEC) {
             self.made_executable(&range, Origin::New);
         }

@@ -79,3 +79,53 @@ fn mappings_and_calls_see_one_file() {
     assert_eq!(files.call(linux::__NR_pwrite64, &beyond), Err(Errno::EFAULT));
     assert_eq!(files.call(linux::__NR_pread64, &beyond), Err(Errno::EFAULT));
 }
+
+#[test]
+fn a_file_that_can_be_written_through_a_mapping_is_not_sealed_against_writing() {
+    let files = Files::new();
+    let name = files.path(0, "memory");
+    let made = files.call(linux::__NR_memfd_create, &[name, linux::MFD_ALLOW_SEALING.into()]);
+    let fd = made.unwrap() as u64;
+    files.write(fd, &[1; PAGE as usize]).unwrap();
+    let seal =
+        |seal: u32| files.call(linux::__NR_fcntl, &[fd, linux::F_ADD_SEALS.into(), seal.into()]);
+    let map = |prot: u32, flags: u32| {
+        files.call(linux::__NR_mmap, &[0, PAGE, prot.into(), flags.into(), fd, 0])
+    };
+    let unmap = |at: usize| files.call(linux::__NR_munmap, &[at as u64, PAGE]).unwrap();
+    // Whether it is read-only at present does not matter: it could be made writable.
+    let shared = map(linux::PROT_READ, linux::MAP_SHARED).unwrap();
+    let private = map(linux::PROT_READ | linux::PROT_WRITE, linux::MAP_PRIVATE).unwrap();
+    assert_eq!(seal(linux::F_SEAL_WRITE), Err(Errno::EBUSY));
+    files.process.write(UserAddr(private as u64), &2u8);
+    assert_eq!(files.write(fd, b"still"), Ok(5));
+    unmap(shared);
+    assert_eq!(seal(linux::F_SEAL_WRITE), Ok(0));
+    assert_eq!(map(linux::PROT_WRITE, linux::MAP_SHARED), Err(Errno::EPERM));
+    let shared = map(linux::PROT_READ, linux::MAP_SHARED).unwrap();
+    let writable = linux::PROT_READ | linux::PROT_WRITE;
+    let protect = [shared as u64, PAGE, writable.into()];
+    assert_eq!(files.call(linux::__NR_mprotect, &protect), Err(Errno::EACCES));
+    // What exists already goes on with F_SEAL_FUTURE_WRITE.
+    let made = files.call(linux::__NR_memfd_create, &[name, linux::MFD_ALLOW_SEALING.into()]);
+    let other = made.unwrap() as u64;
+    files.call(linux::__NR_ftruncate, &[other, PAGE]).unwrap();
+    let map = |prot: u32| {
+        files.call(linux::__NR_mmap, &[0, PAGE, prot.into(), linux::MAP_SHARED.into(), other, 0])
+    };
+    let at = map(writable).unwrap();
+    let add = [other, linux::F_ADD_SEALS.into(), linux::F_SEAL_FUTURE_WRITE.into()];
+    assert_eq!(files.call(linux::__NR_fcntl, &add), Ok(0));
+    files.process.write(UserAddr(at as u64), &3u8);
+    assert_eq!(map(writable), Err(Errno::EPERM));
+}
+
+#[test]
+fn files_with_names_are_sealed_against_seals() {
+    let files = Files::new();
+    let fd = files.open("/file", CREATE).unwrap();
+    let get = [fd, linux::F_GET_SEALS.into()];
+    assert_eq!(files.call(linux::__NR_fcntl, &get), Ok(linux::F_SEAL_SEAL as usize));
+    let add = [fd, linux::F_ADD_SEALS.into(), linux::F_SEAL_SHRINK.into()];
+    assert_eq!(files.call(linux::__NR_fcntl, &add), Err(Errno::EPERM));
+}
