@@ -15,6 +15,7 @@ mod error;
 mod guest;
 mod image;
 mod libraries;
+mod locales;
 mod machine;
 mod network;
 mod object;

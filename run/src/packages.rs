@@ -9,7 +9,9 @@
 //!    (python3.11 for python3.11-minimal, perl for perl-base): what one installs to get all of it;
 //! 3. what these depend on, except for Essential packages, which are there for maintainer scripts;
 //! 4. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
-//!    libtinfo6), which nobody has to depend on.
+//!    libtinfo6), which nobody has to depend on;
+//! 5. for scripts and shells all Essential packages, which nobody has to depend on either: `ls`,
+//!    `sed`, `grep` and the like.
 //!
 //! Documentation and translations are left out. Directories that few packages share bring their
 //! generated files along (byte-compiled modules, caches), which no package lists.
@@ -27,7 +29,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     image::Image,
-    tree::{Kind, Tree},
+    tree::{Kind, Tree, lookup},
 };
 
 /// The package database's status file. Changes whenever any package does.
@@ -65,12 +67,24 @@ struct Package {
     list: String,
 }
 
+/// Which packages [`Database::add`] adds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Additions<'a> {
+    /// The program's own files, where the packages are wanted that own what is in the image so far.
+    pub(crate) programs: Option<&'a HashSet<PathBuf>>,
+    /// Packages that the user named.
+    pub(crate) named: &'a [String],
+    /// All Essential packages: what every system has, and every script relies on.
+    pub(crate) with_essential: bool,
+}
+
 /// The packages that are installed.
 #[derive(Debug, Default)]
 pub(crate) struct Database {
     packages: BTreeMap<String, Package>,
     providers: HashMap<String, String>,
     info: PathBuf,
+    alternatives: PathBuf,
 }
 
 impl Database {
@@ -87,7 +101,8 @@ impl Database {
     }
 
     fn parse(status: &[u8], info: &Path) -> Self {
-        let mut database = Self { info: info.to_path_buf(), ..Self::default() };
+        let alternatives = info.with_file_name("alternatives");
+        let mut database = Self { info: info.to_path_buf(), alternatives, ..Self::default() };
         let text = String::from_utf8_lossy(status);
         for paragraph in text.split("\n\n") {
             let mut fields = HashMap::new();
@@ -207,8 +222,7 @@ impl Database {
         closure
     }
 
-    /// Adds to `image` the packages `named` by the user and, where `programs` are given (the
-    /// program's own files), those that own what is in the image so far. Returns the names.
+    /// Adds packages and what they depend on to `image`. Returns their names.
     ///
     /// # Errors
     /// Where a package that the user named is not installed.
@@ -216,9 +230,9 @@ impl Database {
         &self,
         tree: &dyn Tree,
         image: &mut Image,
-        programs: Option<&HashSet<PathBuf>>,
-        named: &[String],
+        additions: &Additions<'_>,
     ) -> Result<BTreeSet<String>> {
+        let Additions { programs, named, with_essential } = *additions;
         let named = named
             .iter()
             .map(|name| self.resolve(name).map(str::to_owned).ok_or_else(|| not_installed(name)))
@@ -238,6 +252,8 @@ impl Database {
             of_program.flat_map(|(_, names)| names.iter().cloned()).collect();
         let mut roots: BTreeSet<String> = owners.into_values().flatten().collect();
         roots.extend(named);
+        let essential = self.packages.iter().filter(|(_, package)| package.is_essential);
+        roots.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
         let closure = self.closure(&roots, &of_program);
         let mut directories = Vec::new();
         for path in closure.iter().flat_map(|name| self.files(name)) {
@@ -251,7 +267,29 @@ impl Database {
             }
         }
         self.add_generated(tree, image, directories);
+        self.add_alternatives(tree, image);
         Ok(closure)
+    }
+
+    /// Adds the names that the alternatives system gives to what is in the image: `awk` for mawk
+    /// (`man 1 update-alternatives`).
+    fn add_alternatives(&self, tree: &dyn Tree, image: &mut Image) {
+        let files = fs::read_dir(&self.alternatives).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files {
+            let Ok(text) = fs::read(file) else { continue };
+            // The mode; the name's path; then name and path of each that goes with it, up to an
+            // empty line.
+            let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').skip(1).collect();
+            let lines = lines.split(|line| line.is_empty()).next().unwrap_or_default();
+            for path in lines.iter().step_by(2).map(|line| Path::new(OsStr::from_bytes(line))) {
+                let target = lookup(tree, path).map(|(target, _)| target);
+                if target.is_ok_and(|target| image.get(&target).is_some()) && !is_left_out(path) {
+                    let _ = image.add(tree, path);
+                }
+            }
+        }
     }
 
     /// Adds files that no package lists, where they are in a directory of these packages and
@@ -414,23 +452,51 @@ Architecture: amd64
                     /usr/share/doc/tool/README\n";
         fs::write(info.join("tool-minimal.list"), list).unwrap();
         fs::write(info.join("real.list"), "/bin\n/usr/lib/tool/others\n").unwrap();
+        // The tool is an alternative of two names; another alternative is not in the image.
+        for (name, target) in [("do", "/bin/tool"), ("undo", "/bin/tool"), ("edit", "/bin/vi")] {
+            let file = root.join("etc/alternatives").join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(target, &file).unwrap();
+            std::os::unix::fs::symlink(
+                format!("/etc/alternatives/{name}"),
+                root.join("usr/bin").join(name),
+            )
+            .unwrap();
+        }
+        let alternatives = root.join("alternatives");
+        fs::create_dir(&alternatives).unwrap();
+        let text = "auto\n/usr/bin/do\nundo\n/usr/bin/undo\n\n/bin/tool\n10\n/bin/tool\n\n";
+        fs::write(alternatives.join("do"), text).unwrap();
+        fs::write(alternatives.join("edit"), "auto\n/usr/bin/edit\n\n/bin/vi\n10\n").unwrap();
         let database = Database::parse(TEXT.as_bytes(), &info);
         let tree = HostTree::new(root);
         let mut image = Image::new();
         let (program, _) = image.add(&tree, Path::new("/bin/tool")).unwrap();
         let no_programs = HashSet::new();
-        let packages = database.add(&tree, &mut image, Some(&no_programs), &[]).unwrap();
+        let of = |programs| Additions { programs: Some(programs), ..Additions::default() };
+        let packages = database.add(&tree, &mut image, &of(&no_programs)).unwrap();
         assert!(!packages.contains("real") && packages.contains("tool-minimal"), "{packages:?}");
-        let packages =
-            database.add(&tree, &mut image, Some(&HashSet::from([program])), &[]).unwrap();
-        assert!(packages.contains("real"), "{packages:?}");
-        for path in ["/usr/lib/tool/mod.py", "/usr/lib/tool/__pycache__/mod.pyc", "/bin/tool"] {
+        let programs = HashSet::from([program]);
+        let packages = database.add(&tree, &mut image, &of(&programs)).unwrap();
+        assert!(packages.contains("real") && !packages.contains("dpkg"), "{packages:?}");
+        for path in [
+            "/usr/lib/tool/mod.py",
+            "/usr/lib/tool/__pycache__/mod.pyc",
+            "/bin/tool",
+            "/bin/do",
+            "/bin/undo",
+        ] {
             assert!(image.has(Path::new(path)), "{path}");
         }
-        for path in ["/usr/share/doc/tool/README", "/usr/share/doc/tool/generated"] {
+        for path in ["/usr/share/doc/tool/README", "/usr/share/doc/tool/generated", "/usr/bin/edit"]
+        {
             assert!(!image.has(Path::new(path)), "{path}");
         }
-        let error = database.add(&tree, &mut image, None, &["none".into()]).unwrap_err();
+        let essential = Additions { with_essential: true, ..of(&programs) };
+        let packages = database.add(&tree, &mut image, &essential).unwrap();
+        assert!(packages.contains("dpkg") && packages.contains("one-data"), "{packages:?}");
+        let named = Additions { named: &["none".into()], ..Additions::default() };
+        let error = database.add(&tree, &mut image, &named).unwrap_err();
         assert!(error.to_string().contains("apt-get install none"), "{error}");
     }
 }

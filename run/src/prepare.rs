@@ -11,6 +11,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, IsTerminal},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -21,8 +22,9 @@ use crate::{
     cache::{self, Cache, Unlink},
     error::{Error, Result, reason, say},
     image::{Image, make_up_essentials},
+    locales,
     machine::RootImage,
-    packages::{self, Database},
+    packages::{self, Additions, Database},
     plans,
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
@@ -34,6 +36,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Packages with more bytes of data are not added unless the user names them.
 const MOST_PACKAGES: u64 = 1 << 30;
+
+/// The system's shells (`man 5 shells`).
+const SHELLS: &str = "/etc/shells";
 
 /// What is ready to boot.
 #[derive(Debug)]
@@ -212,8 +217,9 @@ fn key(settings: &Settings, root: &Root, program: &Path) -> Vec<u8> {
     let uid = rustix::process::geteuid().as_raw();
     let _ = write!(
         key,
-        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {} {} {:?}",
+        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {:?} {} {} {:?}",
         root.path(),
+        locales::names(&settings.env),
         settings.packages,
         settings.no_packages,
         settings.network.hosts(&settings.hostname),
@@ -269,17 +275,26 @@ fn build(
             programs.extend(checked.chain);
         }
     }
+    let wants_own = matches!(root, Root::Host) && !settings.no_packages;
+    if wants_own {
+        inputs.extend(locales::add(tree, &mut image, &needed, &settings.env)?);
+    }
     // What is needed was followed through links, all of which are in the image. Directories change
     // with every file that is created in them, and say nothing.
     let is_file = |(_, node): &(&Path, &Node)| node.kind() != Kind::Directory;
     inputs.extend(image.iter().filter(is_file).map(|(path, _)| path.to_path_buf()));
     let library_path = environment.library_path.unwrap_or_default();
     inputs.extend(env::split_paths(&library_path).filter(|dir| dir.is_absolute()));
-    let wants_own = matches!(root, Root::Host) && !settings.no_packages;
     if wants_own || !settings.packages.is_empty() {
+        let runs_others = programs.len() > 1 || programs.iter().any(|path| is_shell(tree, path));
         let programs = followed(&image, &programs);
-        add_packages(settings, &mut image, wants_own.then_some(&programs))?;
-        inputs.push(PathBuf::from(packages::STATUS));
+        let additions = Additions {
+            programs: wants_own.then_some(&programs),
+            named: &settings.packages,
+            with_essential: wants_own && runs_others,
+        };
+        add_packages(settings, &mut image, &additions)?;
+        inputs.extend([packages::STATUS, SHELLS].map(PathBuf::from));
         // dpkg does not say when the administrator edits a package's settings.
         let settings = image.iter().filter(is_file).filter(|(path, _)| path.starts_with("/etc"));
         inputs.extend(settings.map(|(path, _)| path.to_path_buf()));
@@ -309,6 +324,16 @@ fn build(
     Ok((image, inputs))
 }
 
+/// Whether the system counts the file among its shells: programs whose purpose it is to run others.
+fn is_shell(tree: &dyn Tree, program: &Path) -> bool {
+    let resolved = |path: &Path| tree::lookup(tree, path).map(|(path, _)| path).ok();
+    let Some(program) = resolved(program) else { return false };
+    let list = tree::lookup(tree, Path::new(SHELLS)).and_then(|(_, node)| node.content.read());
+    let list = list.unwrap_or_default();
+    let mut shells = list.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"/"));
+    shells.any(|line| resolved(Path::new(OsStr::from_bytes(line))).is_some_and(|it| it == program))
+}
+
 /// `paths` and every symbolic link and file that they lead through.
 fn followed(image: &Image, paths: &[PathBuf]) -> HashSet<PathBuf> {
     let mut seen = HashSet::new();
@@ -325,11 +350,7 @@ fn followed(image: &Image, paths: &[PathBuf]) -> HashSet<PathBuf> {
 }
 
 /// Adds packages, unless they are out of all proportion.
-fn add_packages(
-    settings: &Settings,
-    image: &mut Image,
-    programs: Option<&HashSet<PathBuf>>,
-) -> Result<()> {
+fn add_packages(settings: &Settings, image: &mut Image, additions: &Additions<'_>) -> Result<()> {
     let Some(database) = Database::open()? else {
         return match settings.packages.first() {
             Some(name) => Err(Error::Usage(format!(
@@ -340,7 +361,7 @@ fn add_packages(
     };
     let before = image.clone();
     let host = HostTree::new("/");
-    let names = database.add(&host, image, programs, &settings.packages)?;
+    let names = database.add(&host, image, additions)?;
     if settings.verbosity == Verbosity::Verbose && !names.is_empty() {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         say(&format!("packages: {}", names.join(" ")));
