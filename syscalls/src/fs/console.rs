@@ -35,8 +35,9 @@ use super::{
     anon::AnonymousInode,
     inode::{Changes, FileType, Metadata},
     pipe::send_broken_pipe,
+    special::MemoryDevice,
     tty::{
-        Tty, TtyDriver,
+        CONSOLE_DEVICE, Tty, TtyDriver,
         discipline::{pass_through_termios, standard_termios},
     },
 };
@@ -129,7 +130,7 @@ impl Console {
             } else {
                 pass_through_termios()
             };
-            Tty::new(Box::new(driver), termios, config.window, system)
+            Tty::new(Box::new(driver), termios, config.window, CONSOLE_DEVICE, system)
         });
         Arc::new(Self { streams: config.streams, owner: (config.uid, config.gid), tty, shared })
     }
@@ -195,6 +196,7 @@ impl Console {
         for (index, stream) in self.streams.into_iter().enumerate() {
             let description = match (stream, &terminal) {
                 (Stream::Closed, _) => continue,
+                (Stream::Null, _) => open_null(vfs, access_mode(index)),
                 (Stream::Terminal, Some(terminal)) => terminal.clone(),
                 _ => {
                     let (file, flags) = self.open_stream(index);
@@ -206,11 +208,12 @@ impl Console {
     }
 
     fn open_stream(&self, index: usize) -> (Arc<StreamFile>, u32) {
-        let (direction, flags) = match index {
-            0 => (Direction::Input, linux::O_RDONLY),
-            1 => (Direction::Output(Kind::Stdout), linux::O_WRONLY),
-            _ => (Direction::Output(Kind::Stderr), linux::O_WRONLY),
+        let direction = match index {
+            0 => Direction::Input,
+            1 => Direction::Output(Kind::Stdout),
+            _ => Direction::Output(Kind::Stderr),
         };
+        let flags = access_mode(index);
         let inode = Arc::new(AnonymousInode::new(&Credentials::new(self.owner.0, self.owner.1)));
         (Arc::new(StreamFile { direction, inode, shared: self.shared.clone() }), flags)
     }
@@ -219,6 +222,20 @@ impl Console {
     #[must_use]
     pub fn open_output(&self) -> Arc<dyn File> {
         self.open_stream(2).0
+    }
+}
+
+/// How a standard stream is open.
+fn access_mode(index: usize) -> u32 {
+    if index == 0 { linux::O_RDONLY } else { linux::O_WRONLY }
+}
+
+/// The guest's `/dev/null`.
+fn open_null(vfs: &Vfs, flags: u32) -> Arc<FileDescription> {
+    let null = Arc::new(MemoryDevice::Null);
+    match vfs.resolve(b"/dev/null") {
+        Ok(path) => FileDescription::at_path(null, flags, path, WriteAccess::None),
+        Err(_) => FileDescription::new(null, flags),
     }
 }
 

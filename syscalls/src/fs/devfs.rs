@@ -3,6 +3,7 @@
 use super::{
     inode::{Device, FileType, NewInode, NewKind},
     mount::MountFlags,
+    pty,
     special::{MEMORY_MAJOR, TTY_MAJOR},
     tmpfs::Tmpfs,
     vfs::Vfs,
@@ -29,7 +30,7 @@ const LINKS: &[(&str, &[u8])] = &[
     ("ptmx", b"pts/ptmx"),
 ];
 
-/// Mounts `/dev`, with `/dev/shm` in it.
+/// Mounts `/dev`, with `/dev/shm` and `/dev/pts` in it.
 ///
 /// # Errors
 /// `ENOTDIR` where the image has another file in the way, `ENOSPC`.
@@ -47,5 +48,5 @@ pub fn mount(vfs: &Vfs) -> Result<(), Errno> {
     }
     let shm = Tmpfs::superblock("tmpfs", vfs.anonymous_device(), 0o1777);
     vfs.mount(shm, b"/dev/shm", flags | MountFlags::NODEV)?;
-    Ok(())
+    pty::mount(vfs)
 }

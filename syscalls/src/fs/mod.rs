@@ -32,6 +32,7 @@ pub mod pipe;
 pub mod poll;
 pub mod proc;
 pub mod pseudo;
+pub mod pty;
 pub(crate) mod rw;
 pub mod signalfd;
 pub mod special;

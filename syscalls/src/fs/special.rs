@@ -1,6 +1,7 @@
 //! What is behind named pipes and device nodes.
 
 use alloc::{
+    format,
     string::{String, ToString},
     sync::Arc,
 };
@@ -13,6 +14,7 @@ use super::{
     inode::{Device, FileType, InodeState},
     path::Path,
     pipe::Pipe,
+    pty::SLAVE_MAJOR,
 };
 use crate::{
     Errno,
@@ -45,7 +47,7 @@ pub fn open_device(
     kind: FileType,
     device: Device,
     _at: &Path,
-    _flags: u32,
+    flags: u32,
     thread: &Thread,
 ) -> Result<Arc<dyn File>, Errno> {
     if kind != FileType::CharDevice {
@@ -59,14 +61,26 @@ pub fn open_device(
         }
         (TTY_MAJOR, 0) => {
             let sid = thread.process.sid();
-            Ok(system.terminals.controlling(sid).ok_or(Errno::ENXIO)?)
+            let tty = system.terminals.controlling(sid).ok_or(Errno::ENXIO)?;
+            tty.open_again();
+            Ok(tty)
         }
         (TTY_MAJOR, 1) => match system.console.tty() {
             Some(tty) => Ok(tty.clone()),
             None => Ok(system.console.open_output()),
         },
+        // Wherever a node of a pseudo-terminal is, devpts has what it names.
+        (TTY_MAJOR, 2) => open_terminal(b"/dev/pts/ptmx", flags, thread),
+        (SLAVE_MAJOR, minor) => {
+            open_terminal(format!("/dev/pts/{minor}").as_bytes(), flags, thread)
+        }
         _ => Err(Errno::ENXIO),
     }
+}
+
+fn open_terminal(path: &[u8], flags: u32, thread: &Thread) -> Result<Arc<dyn File>, Errno> {
+    let place = thread.process.system.vfs.resolve(path).map_err(|_| Errno::EIO)?;
+    place.inode().clone().open(&place, flags, thread)
 }
 
 /// Major number of the devices of `man 4 mem`, `man 4 null`, `man 4 random`.

@@ -95,6 +95,7 @@ fn end_process(last: &Thread) {
     if process.pid == 1 {
         process.system.end(exit);
     }
+    process.system.terminals.process_ends(process);
     if process.system.config.strace {
         crate::strace::ended(last, exit);
     }

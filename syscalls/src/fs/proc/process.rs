@@ -616,12 +616,9 @@ fn stat(target: &Target, out: &mut Vec<u8>) -> Shown {
         (Scope::Thread, Some(thread)) => thread.start_ns,
         _ => process.start_ns,
     };
-    let (tty, foreground) = match system.console.tty() {
-        Some(tty) if tty.session() == Some(process.sid()) => {
-            (super::super::tty::CONSOLE_DEVICE.encode(), tty.foreground().unwrap_or(-1))
-        }
-        _ => (0, -1),
-    };
+    let terminal = system.terminals.controlling(process.sid());
+    let (tty, foreground) =
+        terminal.map_or((0, -1), |tty| (tty.device().encode(), tty.foreground().unwrap_or(-1)));
     let (signals, mask) =
         task.thread.as_ref().map_or((0, 0), |thread| (thread.pending.set().0, thread.mask().0));
     let actions = process.actions();

@@ -10,6 +10,7 @@ mod model;
 mod mounts;
 mod names;
 mod open;
+mod pty;
 mod rw;
 
 use alloc::{string::String, vec::Vec};

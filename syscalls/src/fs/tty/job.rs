@@ -8,7 +8,7 @@ use alloc::{
 
 use linux_raw_sys::general as linux;
 
-use super::Tty;
+use super::{Line, Tty};
 use crate::{
     Errno,
     fs::Io,
@@ -22,13 +22,48 @@ use crate::{
 
 /// The controlling terminals, by session.
 #[derive(Default)]
-pub struct Terminals(Mutex<BTreeMap<i32, Weak<Tty>>>);
+pub struct Terminals(Mutex<BTreeMap<i32, Controlling>>);
+
+/// What a session has for a controlling terminal.
+enum Controlling {
+    /// This one.
+    Terminal(Weak<Tty>),
+    /// One that was hung up; the process group that was in its foreground is told when the session's
+    /// leader ends.
+    HungUp(Option<i32>),
+}
 
 impl Terminals {
     /// The controlling terminal of session `sid`.
     #[must_use]
     pub fn controlling(&self, sid: i32) -> Option<Arc<Tty>> {
-        self.0.lock().get(&sid)?.upgrade()
+        match self.0.lock().get(&sid)? {
+            Controlling::Terminal(tty) => tty.upgrade(),
+            Controlling::HungUp(_) => None,
+        }
+    }
+
+    /// `process` ends: if it leads a session, the foreground processes of its terminal are told, and
+    /// the terminal is free for another (POSIX.1 §11.1.3).
+    pub fn process_ends(&self, process: &Process) {
+        let sid = process.sid();
+        if sid != process.pid {
+            return;
+        }
+        let former = self.0.lock().remove(&sid);
+        match former {
+            Some(Controlling::Terminal(tty)) => {
+                if let Some(tty) = tty.upgrade() {
+                    tty.disassociate(&[SignalNumber::SIGHUP]);
+                }
+            }
+            Some(Controlling::HungUp(Some(pgid))) => {
+                for signal in [SignalNumber::SIGHUP, SignalNumber::SIGCONT] {
+                    send_to_group(&process.system, pgid, SigInfo::kernel(signal));
+                }
+            }
+            Some(Controlling::HungUp(None)) | None => {}
+        }
     }
 }
 
@@ -64,7 +99,8 @@ impl Tty {
     pub fn set_session(self: &Arc<Self>, sid: i32, pgid: i32) {
         self.state.lock().job = Job { session: Some(sid), foreground: Some(pgid) };
         if let Some(system) = self.system.upgrade() {
-            system.terminals.0.lock().insert(sid, Arc::downgrade(self));
+            let terminal = Controlling::Terminal(Arc::downgrade(self));
+            system.terminals.0.lock().insert(sid, terminal);
         }
     }
 
@@ -76,19 +112,37 @@ impl Tty {
         }
     }
 
-    /// The session's leader has ended, or has given the terminal up: the foreground processes are
-    /// told that it is gone.
-    pub fn disassociate(&self) {
+    /// The session's leader has ended, or has given the terminal up: the foreground processes get
+    /// `signals`.
+    fn disassociate(&self, signals: &[SignalNumber]) {
         let foreground = self.foreground();
         self.clear_session();
         if let (Some(pgid), Some(system)) = (foreground, self.system.upgrade()) {
-            for signal in [SignalNumber::SIGHUP, SignalNumber::SIGCONT] {
+            for &signal in signals {
                 send_to_group(&system, pgid, SigInfo::kernel(signal));
             }
         }
     }
 
-    pub(super) fn signal_foreground(&self, signal: SignalNumber) {
+    /// The other end of the line has gone. The session's leader is told; the others are when it ends.
+    pub fn hang_up(&self) {
+        let job = {
+            let mut state = self.state.lock();
+            state.line = Line::HungUp;
+            core::mem::take(&mut state.job)
+        };
+        self.readers.wake_all();
+        self.writers.wake_all();
+        let (Some(sid), Some(system)) = (job.session, self.system.upgrade()) else { return };
+        system.terminals.0.lock().insert(sid, Controlling::HungUp(job.foreground));
+        if let Some(leader) = system.process(sid) {
+            for signal in [SignalNumber::SIGHUP, SignalNumber::SIGCONT] {
+                leader.send(SigInfo::kernel(signal));
+            }
+        }
+    }
+
+    pub(in crate::fs) fn signal_foreground(&self, signal: SignalNumber) {
         if let (Some(pgid), Some(system)) = (self.foreground(), self.system.upgrade()) {
             send_to_group(&system, pgid, SigInfo::kernel(signal));
         }
@@ -168,7 +222,7 @@ impl Tty {
         }
         // Here a terminal belongs to a session as a whole, so only its leader can give it up.
         if process.sid() == process.pid {
-            self.disassociate();
+            self.disassociate(&[SignalNumber::SIGHUP, SignalNumber::SIGCONT]);
         }
         Ok(0)
     }

@@ -63,12 +63,23 @@ pub trait TtyDriver: Send + Sync {
 
     /// The discipline has taken, or dropped, `count` bytes of those given to [`Tty::receive`].
     fn consumed(&self, count: usize);
+
+    /// One more open description of the terminal.
+    fn opened(&self) {}
+
+    /// An open description less.
+    fn closed(&self) {}
+
+    /// Something has happened that a master in packet mode is told of: these bits of `TIOCPKT_*`
+    /// are to be set, those cleared (`man 2 ioctl_tty`).
+    fn packet_status(&self, _set: u32, _clear: u32) {}
 }
 
 /// A terminal.
 pub struct Tty {
     state: Mutex<State>,
     driver: Box<dyn TtyDriver>,
+    device: Device,
     /// Whose processes its signals go to.
     system: Weak<System>,
     this: Weak<Tty>,
@@ -91,6 +102,8 @@ enum Line {
     Connected,
     /// No more input comes: reads give 0 once all has been read.
     InputEnded,
+    /// The other end has gone: there is nothing to be done with it any more.
+    HungUp,
 }
 
 /// The console's device number, as `/proc/<pid>/stat` tells it.
@@ -109,6 +122,7 @@ impl Tty {
         driver: Box<dyn TtyDriver>,
         termios: Termios,
         window: WindowSize,
+        device: Device,
         system: Weak<System>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
@@ -126,10 +140,27 @@ impl Tty {
                 job: Job::default(),
             }),
             driver,
+            device,
             system,
             readers: WaitQueue::new(),
             writers: WaitQueue::new(),
         })
+    }
+
+    /// Its device number.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// A further description is about to be made of this file.
+    pub fn open_again(&self) {
+        self.driver.opened();
+    }
+
+    /// The driver has room for output again.
+    pub fn output_taken(&self) {
+        self.writers.wake_for(PollEvents::WRITABLE);
     }
 
     /// Input from the terminal. All of it is kept: the driver does not give more than it may
@@ -164,13 +195,15 @@ impl Tty {
     /// Moves input from the backlog into the discipline as far as there is room.
     fn pump(&self) {
         let mut effects = Effects::default();
-        let taken = {
+        let (taken, flow) = {
             let state = &mut *self.state.lock();
+            let before = state.discipline.is_stopped();
             let bytes = state.backlog.make_contiguous();
             let taken = state.discipline.receive(bytes, &mut effects);
             state.backlog.drain(..taken);
-            taken
+            (taken, (before, state.discipline.is_stopped()))
         };
+        self.tell_of_flow(flow);
         self.carry_out(effects);
         if taken > 0 {
             self.driver.consumed(taken);
@@ -180,6 +213,8 @@ impl Tty {
     fn carry_out(&self, effects: Effects) {
         if effects.flush_output.is_some() {
             self.driver.flush();
+            // A character that signals drops the input as well.
+            self.driver.packet_status(linux::TIOCPKT_FLUSHREAD | linux::TIOCPKT_FLUSHWRITE, 0);
         }
         if !effects.output.is_empty() {
             // As on Linux, echo that finds no room is lost.
@@ -196,6 +231,19 @@ impl Tty {
         }
     }
 
+    /// Output was and is stopped, or not.
+    fn tell_of_flow(&self, (before, now): (bool, bool)) {
+        match (before, now) {
+            (false, true) => {
+                self.driver.packet_status(linux::TIOCPKT_STOP, linux::TIOCPKT_START);
+            }
+            (true, false) => {
+                self.driver.packet_status(linux::TIOCPKT_START, linux::TIOCPKT_STOP);
+            }
+            _ => {}
+        }
+    }
+
     /// The attributes in force.
     #[must_use]
     pub fn termios(&self) -> Termios {
@@ -209,13 +257,14 @@ impl Tty {
     }
 
     fn flush_input(&self) {
-        let dropped = {
-            let mut state = self.state.lock();
-            state.discipline.flush_input();
-            let dropped = state.backlog.len();
-            state.backlog.clear();
-            dropped
-        };
+        self.state.lock().discipline.flush_input();
+        self.drop_backlog();
+        self.driver.packet_status(linux::TIOCPKT_FLUSHREAD, 0);
+    }
+
+    /// Drops input that has not entered the discipline.
+    pub fn drop_backlog(&self) {
+        let dropped = core::mem::take(&mut self.state.lock().backlog).len();
         if dropped > 0 {
             self.driver.consumed(dropped);
         }
@@ -223,6 +272,7 @@ impl Tty {
 
     fn flush_output(&self) {
         self.driver.flush();
+        self.driver.packet_status(linux::TIOCPKT_FLUSHWRITE, 0);
     }
 
     /// `TCSETS` and its relatives.
@@ -240,7 +290,22 @@ impl Tty {
             termios.c_ospeed = speed;
         }
         let mut effects = Effects::default();
-        self.state.lock().discipline.set_termios(termios, &mut effects);
+        let (before, flow) = {
+            let discipline = &mut self.state.lock().discipline;
+            let (before, was_stopped) = (*discipline.termios(), discipline.is_stopped());
+            discipline.set_termios(termios, &mut effects);
+            (before, (was_stopped, discipline.is_stopped()))
+        };
+        match (stops_by_the_usual_keys(&before), stops_by_the_usual_keys(&termios)) {
+            (false, true) => {
+                self.driver.packet_status(linux::TIOCPKT_DOSTOP, linux::TIOCPKT_NOSTOP);
+            }
+            (true, false) => {
+                self.driver.packet_status(linux::TIOCPKT_NOSTOP, linux::TIOCPKT_DOSTOP);
+            }
+            _ => {}
+        }
+        self.tell_of_flow(flow);
         self.carry_out(effects);
         // Another mode may have room for more, or call for it to be seen.
         self.pump();
@@ -250,7 +315,9 @@ impl Tty {
     fn wait_for_input(&self, io: Io<'_>, deadline_ns: Option<u64>) -> Result<Found, Errno> {
         let look = || {
             let state = self.state.lock();
-            if state.discipline.has_input(1) {
+            if state.line == Line::HungUp {
+                Some(Found::End)
+            } else if state.discipline.has_input(1) {
                 Some(Found::Input)
             } else if state.line == Line::InputEnded {
                 Some(Found::End)
@@ -270,9 +337,10 @@ impl Tty {
     /// `tcflow`.
     fn flow(&self, action: u64) -> Result<usize, Errno> {
         let mut effects = Effects::default();
-        let character = {
+        let (character, flow) = {
             let discipline = &mut self.state.lock().discipline;
-            match u32::try_from(action) {
+            let before = discipline.is_stopped();
+            let character = match u32::try_from(action) {
                 Ok(linux::TCOOFF) => {
                     discipline.program_stop();
                     None
@@ -284,8 +352,10 @@ impl Tty {
                 Ok(linux::TCIOFF) => discipline.flow_character(linux::VSTOP),
                 Ok(linux::TCION) => discipline.flow_character(linux::VSTART),
                 _ => return Err(Errno::EINVAL),
-            }
+            };
+            (character, (before, discipline.is_stopped()))
         };
+        self.tell_of_flow(flow);
         effects.output.extend(character);
         self.carry_out(effects);
         Ok(0)
@@ -334,6 +404,16 @@ enum Found {
     TimedOut,
 }
 
+/// Whether output is stopped and started by the usual characters, which a remote terminal can do
+/// by itself (`TIOCPKT_DOSTOP`).
+fn stops_by_the_usual_keys(termios: &Termios) -> bool {
+    const XOFF: u8 = 0x13;
+    const XON: u8 = 0x11;
+    termios.c_iflag & linux::IXON != 0
+        && termios.c_cc[linux::VSTOP as usize] == XOFF
+        && termios.c_cc[linux::VSTART as usize] == XON
+}
+
 /// Bits per second that the bits of `c_cflag` stand for; `None` for `BOTHER`.
 fn speed_of(c_cflag: u32) -> Option<u32> {
     Some(match c_cflag & linux::CBAUD {
@@ -374,6 +454,9 @@ fn speed_of(c_cflag: u32) -> Option<u32> {
 
 impl File for Tty {
     fn read(&self, io: Io<'_>, to: &mut dyn Sink, _offset: u64) -> Result<usize, Errno> {
+        if self.is_hung_up() {
+            return Ok(0);
+        }
         self.check_foreground(io.thread, SignalNumber::SIGTTIN)?;
         let mut done = 0;
         let mut deadline = None;
@@ -431,6 +514,9 @@ impl File for Tty {
         if self.state.lock().discipline.stops_background_output() {
             self.check_foreground(io.thread, SignalNumber::SIGTTOU)?;
         }
+        if self.is_hung_up() {
+            return Err(Errno::EIO);
+        }
         let mut done = 0;
         let mut chunk = vec![0; from.remaining().min(OUTPUT_CHUNK)];
         while from.remaining() > 0 {
@@ -446,13 +532,16 @@ impl File for Tty {
                 done += written;
                 if written == 0 {
                     let ready = || {
+                        if self.is_hung_up() {
+                            return Some(Err(Errno::EIO));
+                        }
                         let stopped = self.state.lock().discipline.is_stopped();
-                        (!stopped && self.driver.write_room() > 0).then_some(())
+                        (!stopped && self.driver.write_room() > 0).then_some(Ok(()))
                     };
                     let result = if io.is_nonblocking() {
                         Err(Errno::EAGAIN)
                     } else {
-                        self.writers.wait(io.thread, None, ready).map_err(Errno::from)
+                        self.writers.wait(io.thread, None, ready).map_err(Errno::from).flatten()
                     };
                     match result {
                         Ok(()) => {}
@@ -469,6 +558,10 @@ impl File for Tty {
         table.watch(&self.readers);
         table.watch(&self.writers);
         let state = self.state.lock();
+        if state.line == Line::HungUp {
+            let ends = PollEvents::ERR | PollEvents::HUP;
+            return PollEvents::READABLE | PollEvents::WRITABLE | ends;
+        }
         let discipline = &state.discipline;
         let minimum = match discipline.min_and_time() {
             (min, 0) if min > 0 => min,
@@ -488,6 +581,10 @@ impl File for Tty {
     }
 
     fn ioctl(&self, io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
+        if self.is_hung_up() {
+            let is_late = request == ioctl::TIOCSPGRP;
+            return Err(if is_late { Errno::ENOTTY } else { Errno::EIO });
+        }
         match request {
             ioctl::TCGETS => {
                 let now = self.termios();
@@ -608,12 +705,20 @@ impl File for Tty {
         }
     }
 
+    fn release(&self) {
+        self.driver.closed();
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
 }
 
 impl Tty {
+    fn is_hung_up(&self) -> bool {
+        self.state.lock().line == Line::HungUp
+    }
+
     /// Writes as much of `bytes` as output takes now; gives how many of them.
     fn write_some(&self, bytes: &[u8]) -> usize {
         let room = self.driver.write_room();

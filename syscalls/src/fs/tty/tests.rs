@@ -121,8 +121,9 @@ impl OwnPty {
         let screen = Screen::default();
         let system = Arc::downgrade(&process.thread.process.system);
         let window = WindowSize { rows: 24, columns: 80 };
-        let tty =
-            Tty::new(Box::new(screen.clone()), discipline::standard_termios(), window, system);
+        let termios_at_first = discipline::standard_termios();
+        let device = super::CONSOLE_DEVICE;
+        let tty = Tty::new(Box::new(screen.clone()), termios_at_first, window, device, system);
         let pty = Self { process, screen, tty };
         pty.set_termios(termios);
         pty
