@@ -100,7 +100,7 @@ fn probe(qemu: &Path, engine: Engine) -> Result<Option<String>> {
 }
 
 /// Physical address of the probe, and of its page tables behind it.
-const BASE: u32 = 1 << 20;
+pub(crate) const BASE: u32 = 1 << 20;
 const TABLES: u32 = BASE + 0x1000;
 
 /// The probe: an ELF64 file with one segment and a PVH note (Xen's `public/arch-x86/hvm/start_info.h`).
@@ -150,13 +150,30 @@ fn guest() -> Vec<u8> {
 
 /// Machine code with addresses that are not known yet.
 #[derive(Default)]
-struct Code {
+pub(crate) struct Code {
     bytes: Vec<u8>,
 }
 
 impl Code {
-    fn put(&mut self, bytes: &[u8]) {
+    /// Adds instructions.
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The code so far.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Bytes so far: where the next instruction will be.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// A jump with an 8-bit displacement to an instruction not far before.
+    pub(crate) fn jump_back(&mut self, opcode: u8, to: usize) {
+        let distance = self.bytes.len() + 2 - to;
+        self.put(&[opcode, (distance as u8).wrapping_neg()]);
     }
 
     /// An instruction that ends with a 32-bit address; returns where it is.
@@ -173,7 +190,8 @@ impl Code {
     }
 }
 
-fn elf(code: &[u8]) -> Vec<u8> {
+/// An ELF64 file that is started at [`BASE`], with its code there.
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
     const HEADER: u64 = 64;
     const PROGRAM_HEADER: u64 = 56;
     const NOTE_LEN: u64 = 24;

@@ -174,7 +174,7 @@ impl Console {
     pub(crate) fn new(link: UnixStream, streams: [Stream; 3]) -> io::Result<Self> {
         let signals = Signals::catch()?;
         let stdin = match streams[0] {
-            Stream::Closed => None,
+            Stream::Closed | Stream::Null => None,
             _ => Some(File::from(io::stdin().as_fd().try_clone_to_owned()?)),
         };
         let interactive = terminal::is_interactive(streams) && terminal::is_foreground();

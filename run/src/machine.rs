@@ -101,6 +101,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) cpus: u32,
     /// KVM or TCG.
     pub(crate) engine: Engine,
+    /// Frequency of the guest's time stamp counter, where it is known.
+    pub(crate) tsc_khz: Option<u64>,
     /// Whether there is a serial port for kernel messages.
     pub(crate) log: LogPort,
     /// The network card and what it is connected to.
@@ -163,6 +165,9 @@ impl Plan<'_> {
         let mut command_line = String::from("fresh=zero");
         if self.cpus > 1 {
             command_line += &format!(" cpus={}", self.cpus);
+        }
+        if let Some(khz) = self.tsc_khz {
+            command_line += &format!(" tsc_khz={khz}");
         }
         if self.placement == Placement::Mapped {
             let mut backend = OsString::from(format!(
@@ -258,6 +263,7 @@ fn spawn(
 pub(crate) struct Probe {
     child: Child,
     complaints: File,
+    output: File,
 }
 
 impl Probe {
@@ -272,6 +278,10 @@ impl Probe {
             .map_err(|error| failed(error.into()))?;
         let (accel, cpu) = engine.names();
         let kernel = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let output = memory_file("the probe's output", b"").map_err(failed)?;
+        rustix::io::fcntl_setfd(&output, rustix::io::FdFlags::empty())
+            .map_err(|error| failed(error.into()))?;
+        let console = format!("file,id=output,path=/proc/self/fd/{}", output.as_raw_fd());
         let arguments = [
             "-M",
             "microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial=off",
@@ -290,13 +300,29 @@ impl Probe {
             "-no-reboot",
             "-device",
             "isa-debug-exit,iobase=0xf4,iosize=4",
+            "-chardev",
+            &console,
+            "-device",
+            "isa-debugcon,iobase=0xe9,chardev=output",
             "-kernel",
             &kernel,
         ]
         .map(OsString::from);
         let complaints = memory_file("QEMU's standard error", b"").map_err(failed)?;
         let child = spawn(qemu, &arguments, Stdio::null(), Stdio::null(), &complaints);
-        Ok(Self { child: child.map_err(failed)?, complaints })
+        Ok(Self { child: child.map_err(failed)?, complaints, output })
+    }
+
+    /// What it has written to the debug console (port 0xe9).
+    pub(crate) fn said(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        let mut block = [0; 4096];
+        while let Ok(count @ 1..) = self.output.read_at(&mut block, at) {
+            bytes.extend_from_slice(&block[..count]);
+            at += count as u64;
+        }
+        bytes
     }
 
     /// How it ended, if it did.
@@ -458,6 +484,7 @@ mod tests {
             memory: 16 << 20,
             cpus: 1,
             engine: Engine::Tcg,
+            tsc_khz: Some(2_000_000),
             log: LogPort::Absent,
             network,
         }

@@ -28,6 +28,7 @@ mod settings;
 mod symbols;
 mod terminal;
 mod tree;
+mod tsc;
 
 use std::process::ExitCode;
 

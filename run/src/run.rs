@@ -26,7 +26,7 @@ use crate::{
     network::Published,
     prepare::{self, Origin},
     settings::{Output, Settings, Verbosity},
-    symbols, terminal,
+    symbols, terminal, tsc,
 };
 
 /// File name of the kernel where it is installed beside hermit-run.
@@ -76,6 +76,8 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
     let boot = guest::boot_archive(settings, &config)?;
+    let cache = if settings.no_cache { None } else { Cache::open().ok() };
+    let engine = engine(settings, &qemu, cache.as_ref())?;
     let mut plan = Plan {
         qemu: &qemu,
         kernel: &kernel,
@@ -83,7 +85,8 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         placement: Placement::Mapped,
         memory: settings.memory,
         cpus: settings.cpus,
-        engine: engine(settings, &qemu)?,
+        engine,
+        tsc_khz: tsc::khz(&qemu, engine, cache.as_ref()),
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
         network: &network,
     };
@@ -200,14 +203,11 @@ fn tell(settings: &Settings, text: impl FnOnce() -> String) {
     }
 }
 
-fn engine(settings: &Settings, qemu: &Path) -> Result<Engine> {
+fn engine(settings: &Settings, qemu: &Path, cache: Option<&Cache>) -> Result<Engine> {
     match settings.accel {
         Accel::Kvm => Ok(Engine::Kvm),
         Accel::Tcg => Ok(Engine::Tcg),
-        Accel::Auto => {
-            let cache = if settings.no_cache { None } else { Cache::open().ok() };
-            accel::choose(qemu, cache.as_ref(), settings.verbosity)
-        }
+        Accel::Auto => accel::choose(qemu, cache, settings.verbosity),
     }
 }
 

@@ -5,6 +5,7 @@
 //! host's line discipline stays at work, so that two programs do not fight over one terminal.
 
 use std::{
+    env,
     fs::File,
     io::{self, IsTerminal},
     os::fd::{AsFd, BorrowedFd},
@@ -12,24 +13,44 @@ use std::{
 
 use hx_abi::config::{Stream, WindowSize};
 use rustix::{
-    fs::OFlags,
+    fs::{FileType, OFlags},
     termios::{self, OptionalActions, Termios},
 };
 
+/// The variable in which `scripts/hermit-run` says which of the descriptors 0, 1 and 2 are closed:
+/// the Rust runtime opens `/dev/null` in their place before anything can look.
+const CLOSED: &str = "HERMIX_CLOSED";
+
 /// What standard input, output and error are connected to.
 pub(crate) fn streams() -> [Stream; 3] {
-    let kind = |fd: BorrowedFd<'_>, unusable: OFlags| match rustix::fs::fcntl_getfl(fd) {
-        Err(_) => Stream::Closed,
-        Ok(_) if fd.is_terminal() => Stream::Terminal,
-        // `nohup` gives a standard input that can only be written to: reading is EBADF.
-        Ok(flags) if flags & OFlags::RWMODE == unusable => Stream::Closed,
-        Ok(_) => Stream::Pipe,
+    let closed = env::var(CLOSED).unwrap_or_default();
+    let kind = |fd: BorrowedFd<'_>, unusable: OFlags, name: &str| {
+        let is_null = is_null(fd);
+        match rustix::fs::fcntl_getfl(fd) {
+            Err(_) => Stream::Closed,
+            Ok(_) if is_null && closed.split_whitespace().any(|word| word == name) => {
+                Stream::Closed
+            }
+            Ok(_) if fd.is_terminal() => Stream::Terminal,
+            // `nohup` gives a standard input that can only be written to: reading is EBADF.
+            Ok(flags) if flags & OFlags::RWMODE == unusable => Stream::Closed,
+            Ok(_) if is_null => Stream::Null,
+            Ok(_) => Stream::Pipe,
+        }
     };
     [
-        kind(io::stdin().as_fd(), OFlags::WRONLY),
-        kind(io::stdout().as_fd(), OFlags::RDONLY),
-        kind(io::stderr().as_fd(), OFlags::RDONLY),
+        kind(io::stdin().as_fd(), OFlags::WRONLY, "0"),
+        kind(io::stdout().as_fd(), OFlags::RDONLY, "1"),
+        kind(io::stderr().as_fd(), OFlags::RDONLY, "2"),
     ]
+}
+
+/// Whether it is `/dev/null`, by whatever name (`man 4 null`).
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// Whether the guest's line discipline is at work and the host's is off.

@@ -31,6 +31,10 @@ fn main() -> ExitCode {
         guest();
         return ExitCode::SUCCESS;
     }
+    // Nor does the machine that measures the time stamp counter have anything to say.
+    if env::args().any(|argument| argument.starts_with("isa-debugcon")) {
+        return ExitCode::SUCCESS;
+    }
     let test = |name: &str, run: fn()| {
         Trial::test(name, move || {
             run();

@@ -62,7 +62,10 @@ hermix_exec() {
     tool=$1
     shift
     hermix_ready "$tool" hermix_build "$tool"
+    # Which of the standard streams are closed: the tool cannot tell any more.
+    HERMIX_CLOSED=
+    for fd in 0 1 2; do [ -e "/proc/$$/fd/$fd" ] || HERMIX_CLOSED="$HERMIX_CLOSED $fd"; done
     : "${HERMIX_KERNEL=$repo/target/kernel/x86_64-unknown-none/kernel/hx-kernel}"
-    export HERMIX_KERNEL
+    export HERMIX_KERNEL HERMIX_CLOSED
     exec "$repo/target/release/$tool" "$@"
 }

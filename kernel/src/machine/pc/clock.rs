@@ -1,7 +1,7 @@
 //! The clock: the time stamp counter, scaled to nanoseconds.
 //!
-//! Its frequency comes from the first of: the command line (`tsc_khz=`, for monitors and measurements
-//! that know it), KVM's timing leaf, CPUID leaf 0x15, and at last a measurement against
+//! Its frequency comes from the first of: the command line (`tsc_khz=`: `hermit-run` measures it once
+//! per boot of the host), KVM's timing leaf, CPUID leaf 0x15, and at last a measurement against
 //! the local APIC's timer, whose counter runs at 1 GHz under KVM and under QEMU's emulation.
 
 use core::{
