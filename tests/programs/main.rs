@@ -9,6 +9,7 @@ mod bad_input;
 mod busybox;
 mod fixture;
 mod host;
+mod large;
 mod linux_bins;
 mod real;
 
@@ -38,6 +39,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let mut trials = linux_bins::trials(&expected)?;
     trials.extend(real::trials(&expected)?);
     trials.extend(bad_input::trials(&expected));
+    trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();
     let unknown = expected.unknown(&names).join(", ");
     trials.push(Trial::test("expected-failures::name-tests", move || {
