@@ -96,6 +96,23 @@ const PROGRAMS: &[(&str, &[&str])] = &[
             "declare -A a=([x]=1 [y]=2); for k in x y; do echo $k=${a[$k]}; done; printf '%s\\n' {1..5} ${BASH_VERSION%%.*}; [[ abc =~ b(.) ]] && echo ${BASH_REMATCH[1]}; exit 9",
         ],
     ),
+    // What every system has is there for scripts, and a terminal where one is asked for.
+    (
+        "bash-essential",
+        &[
+            "bash",
+            "-c",
+            "ls | sort -r | head -2; sed -n 1p text | tr a-z A-Z; echo 1 2 | awk '{print $2}'; tar cf - words | wc -c; find tree -name '*.txt' | wc -l; locale -a | grep -c .",
+        ],
+    ),
+    (
+        "script",
+        &[
+            "bash",
+            "-c",
+            "script -qec 'echo hi; test -t 0 && echo terminal; stty size; exit 3' /dev/null; echo $?",
+        ],
+    ),
     (
         "sqlite3-memory",
         &[
@@ -142,6 +159,14 @@ const PROGRAMS: &[(&str, &[&str])] = &[
             "python3",
             "-c",
             "import sys; print('out'); sys.stdout.flush(); raise ValueError('no good')",
+        ],
+    ),
+    (
+        "python-pty",
+        &[
+            "python3",
+            "-c",
+            "import pty, os, sys\npid, fd = pty.fork()\nif pid == 0:\n    print(os.isatty(0), os.ttyname(0).startswith('/dev/pts/'), flush=True)\n    os._exit(4)\nout = b''\nwhile True:\n    try:\n        out += os.read(fd, 1000)\n    except OSError as error:\n        print(out, error.errno, os.waitpid(pid, 0)[1])\n        break",
         ],
     ),
     ("python-exit", &["python3", "-c", "import sys; sys.exit(3)"]),
