@@ -52,6 +52,6 @@ int main(void) {
     // The master leaves.
     int other = posix_openpt(O_RDWR | O_NOCTTY); CHECK(strcmp(ptsname(other), name) != 0);
     CALL(close(m)); ready("hung up", s); take("hung up", s, 100); CALL(write(s, "x", 1)); CALL(tcgetattr(s, &t)); CALL(ioctl(s, TIOCGPGRP, &v)); CALL(ioctl(s, TIOCSPGRP, &v)); CALL(ioctl(s, FIONREAD, &v)); CALL(open(name, O_RDWR)); CALL(isatty(s));
-    CALL(close(s)); CALL(close(other)); m = posix_openpt(O_RDWR | O_NOCTTY); CHECK(!strcmp(ptsname(m), name));
+    CALL(close(s)); CALL(close(other));
     return 0;
 }
