@@ -32,6 +32,9 @@ const RESULT: &str = "tsc";
 const SAMPLES: u32 = 200;
 const INTERVAL: u32 = 200_000;
 
+/// Steps of a loop between looks at the timer.
+const STEPS: u32 = 20_000;
+
 /// Samples at the beginning and at the end of which the quickest is used.
 const CANDIDATES: usize = 50;
 
@@ -154,8 +157,13 @@ fn guest() -> Vec<u8> {
     code.put(&(Sample::LEN as u32).to_le_bytes());
     code.put(&[0xba, 0xe9, 0x00, 0x00, 0x00]); // mov edx, 0xe9
     code.put(&[0xfc, 0xf3, 0x6e]); // cld; rep outsb
+    // Between two looks at the timer, which cost an exit each, the counter of instructions of a QEMU
+    // with -icount has to get on as well.
     let wait = code.len();
-    code.put(&[0xf3, 0x90, 0x89, 0xe8]); // pause; mov eax, ebp
+    code.put(&[0xb9]); // mov ecx, STEPS
+    code.put(&STEPS.to_le_bytes());
+    code.put(&[0xe2, 0xfe]); // loop to itself
+    code.put(&[0x89, 0xe8]); // mov eax, ebp
     code.put(&[0x2b, 0x87, 0x90, 0x03, 0x00, 0x00]); // sub eax, [edi + 0x390]
     code.put(&[0x3d]); // cmp eax, INTERVAL
     code.put(&INTERVAL.to_le_bytes());

@@ -5,14 +5,15 @@
 #include <sys/sysmacros.h>
 #include <termios.h>
 static char text[200];
-// Linux carries bytes on in the background.
+// Linux carries bytes on in the background, and late under load.
 static void settle(void) { usleep(20000); }
+static void come(int fd) { struct pollfd p = {fd, POLLIN | POLLPRI, 0}; poll(&p, 1, 400); settle(); }
 static void ready(const char *who, int fd) {
     struct pollfd p = {fd, POLLIN | POLLOUT | POLLPRI, 0};
-    settle(); poll(&p, 1, 0); printf("%s:%s%s%s%s%s\n", who, p.revents & POLLIN ? " in" : "", p.revents & POLLOUT ? " out" : "", p.revents & POLLPRI ? " pri" : "", p.revents & POLLERR ? " err" : "", p.revents & POLLHUP ? " hup" : "");
+    come(fd); poll(&p, 1, 0); printf("%s:%s%s%s%s%s\n", who, p.revents & POLLIN ? " in" : "", p.revents & POLLOUT ? " out" : "", p.revents & POLLPRI ? " pri" : "", p.revents & POLLERR ? " err" : "", p.revents & POLLHUP ? " hup" : "");
 }
 static void take(const char *who, int fd, size_t size) {
-    memset(text, 0, sizeof text); settle(); errno = 0; ssize_t n = read(fd, text, size);
+    memset(text, 0, sizeof text); come(fd); errno = 0; ssize_t n = read(fd, text, size);
     if (n < 0) { printf("%s: %s\n", who, errno_name(errno)); return; }
     printf("%s: %zd:", who, n);
     for (ssize_t i = 0; i < n; i++) printf(text[i] > ' ' ? " %c" : " %d", text[i]);
@@ -32,7 +33,7 @@ int main(void) {
     CALL(write(m, "typed\n", 6)); take("slave", s, 100); take("echo", m, 100); CALL(write(s, "shown\n", 6)); take("master", m, 3); take("master", m, 100);
     CALL(tcgetattr(m, &t)); printf("%x %x %x %x\n", t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag);
     CALL(ioctl(s, TIOCGPTN, &v)); CALL(ioctl(s, TIOCPKT, &v)); CALL(ioctl(m, 0x5499, &v)); CALL(ioctl(s, 0x5499, &v));
-    CALL(write(s, "12345", 5)); settle(); CALL(ioctl(m, FIONREAD, &v)); SHOW(v); CALL(ioctl(m, TIOCOUTQ, &v)); SHOW(v); take("master", m, 100);
+    CALL(write(s, "12345", 5)); come(m); CALL(ioctl(m, FIONREAD, &v)); SHOW(v); CALL(ioctl(m, TIOCOUTQ, &v)); SHOW(v); take("master", m, 100);
     CALL(ioctl(m, TIOCSWINSZ, &w)); memset(&w, 0, sizeof w); CALL(ioctl(s, TIOCGWINSZ, &w)); printf("%d %d\n", w.ws_row, w.ws_col);
     CALL(ioctl(m, TIOCGPGRP, &v)); SHOW(v); CALL(ioctl(s, TIOCGPGRP, &v)); CALL(ioctl(m, TIOCGSID, &v)); CALL(ioctl(m, TIOCSPGRP, &v)); CALL(ioctl(m, TIOCNOTTY)); CALL(lseek(s, 0, SEEK_SET)); CALL(lseek(m, 0, SEEK_SET));
     // Packet mode.
@@ -43,7 +44,7 @@ int main(void) {
     CALL(write(m, "\x13", 1)); take("stopped", m, 100); CALL(write(m, "\x11", 1)); take("started", m, 100); CALL(write(m, "\x03", 1)); take("interrupt", m, 100);
     v = 0; CALL(ioctl(m, TIOCPKT, &v)); CALL(ioctl(m, TIOCSIG, 77)); CALL(ioctl(m, TIOCSIG, SIGINT));
     // The slave leaves and comes back.
-    CALL(write(s, "last", 4)); CALL(write(m, "kept\n", 5)); settle(); CALL(close(s)); ready("left", m); take("left", m, 2); take("left", m, 100); take("left", m, 100); CALL(write(m, "x", 1)); ready("left", m);
+    CALL(write(s, "last", 4)); CALL(write(m, "kept\n", 5)); come(m); come(s); CALL(close(s)); ready("left", m); take("left", m, 2); take("left", m, 100); take("left", m, 100); CALL(write(m, "x", 1)); ready("left", m);
     s = open(name, O_RDWR | O_NOCTTY | O_NONBLOCK); SHOW(s); ready("back", m); take("back", m, 100); take("back", s, 100);
     int peer = CALL(ioctl(m, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_NONBLOCK)); CHECK(!strcmp(ttyname(peer), name)); CALL(close(s)); CALL(write(peer, "peer", 4)); take("peer", m, 100); s = peer;
     // Raw: as many as are asked for.
