@@ -8,6 +8,7 @@ use alloc::{boxed::Box, sync::Arc};
 use crate::{
     Errno,
     mm::{CodePatcher, PageTable},
+    net::device::NetworkDevice,
     page::OutOfMemory,
     sync::Once,
     task::{System, Thread, UserRegs},
@@ -236,6 +237,10 @@ pub trait Platform: Sync {
 
     // The rest.
 
+    /// The network card, where there is one: asked for once, when the network is first used.
+    fn network_device(&self) -> Option<Box<dyn NetworkDevice>> {
+        None
+    }
     /// Fills `out` with random bytes fit for cryptography.
     fn fill_random(&self, out: &mut [u8]);
     /// Makes every processor that runs the application pass a full memory barrier, and its

@@ -218,6 +218,11 @@ pub trait File: Send + Sync + Any {
     /// The last descriptor of this description is being closed.
     fn release(&self) {}
 
+    /// The socket that this is, if it is one.
+    fn as_socket(&self) -> Option<&dyn crate::net::socket::Socket> {
+        None
+    }
+
     /// The implementing type, for calls that work on one kind of file only.
     fn as_any(&self) -> &dyn Any;
 }

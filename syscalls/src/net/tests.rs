@@ -1,6 +1,6 @@
 use alloc::vec::Vec;
 
-use super::*;
+use super::{socket::QUEUE_LIMIT, *};
 use crate::{
     task::signal::{SignalNumber, SignalSet},
     testing::{TestProcess, start},
@@ -267,7 +267,7 @@ fn message(
 fn rights(fds: &[i32]) -> Vec<u8> {
     let mut writer = ControlWriter { bytes: Vec::new(), room: 1024 };
     let bytes: Vec<u8> = fds.iter().flat_map(|fd| fd.to_ne_bytes()).collect();
-    writer.put(net::SCM_RIGHTS, &bytes).unwrap();
+    writer.put(net::SOL_SOCKET, net::SCM_RIGHTS, &bytes).unwrap();
     writer.bytes
 }
 

@@ -15,7 +15,10 @@ use core::any::Any;
 
 use linux_raw_sys::{ioctl, net};
 
-use super::{Address, Credential, Message, Options, Received, SendRequest};
+use super::{
+    Address, Credential, Message, Options, Received, SendRequest, inet,
+    socket::{QUEUE_LIMIT, Socket},
+};
 use crate::{
     Errno,
     fs::{
@@ -67,9 +70,6 @@ impl Kind {
         self != Self::Datagram
     }
 }
-
-/// Bytes that wait at a receiver at most (`/proc/sys/net/core/wmem_default`).
-pub const QUEUE_LIMIT: usize = 212_992;
 
 /// Datagrams that wait at a receiver at most (`/proc/sys/net/unix/max_dgram_qlen`).
 const DATAGRAM_LIMIT: usize = 512;
@@ -680,7 +680,7 @@ impl File for UnixSocket {
         events
     }
 
-    fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
+    fn ioctl(&self, io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
         match request {
             ioctl::FIONREAD => {
                 let count = {
@@ -695,6 +695,10 @@ impl File for UnixSocket {
             ioctl::TIOCOUTQ => {
                 let count = self.peer().map_or(0, |peer| peer.state.lock().incoming_bytes);
                 UserPtr::from(arg).write(&(count as i32)).map(|()| 0)
+            }
+            // Any socket will do to ask about interfaces.
+            _ if inet::is_interface_request(request) => {
+                inet::ioctl(io.thread.process.system.network(), request, arg)
             }
             _ => Err(Errno::ENOTTY),
         }
@@ -745,5 +749,9 @@ impl File for UnixSocket {
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn as_socket(&self) -> Option<&dyn Socket> {
+        Some(self)
     }
 }

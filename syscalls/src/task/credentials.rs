@@ -54,6 +54,10 @@ impl Capability {
     pub const MKNOD: Self = Self(linux::CAP_MKNOD);
     /// Leases on any file.
     pub const LEASE: Self = Self(linux::CAP_LEASE);
+    /// Setting up the network.
+    pub const NET_ADMIN: Self = Self(linux::CAP_NET_ADMIN);
+    /// Raw sockets.
+    pub const NET_RAW: Self = Self(linux::CAP_NET_RAW);
 }
 
 /// All capabilities that there are.

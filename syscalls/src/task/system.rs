@@ -13,6 +13,8 @@ use super::{Process, Thread, futex::FutexTable};
 use crate::{
     Errno,
     fs::{Vfs, console::Console, tty::Terminals},
+    net::stack::Stack,
+    platform::platform,
     sync::{Mutex, Once, RwLock},
     time::TimerQueue,
 };
@@ -33,6 +35,8 @@ pub struct System {
     pub terminals: Terminals,
     /// Sockets with abstract names.
     pub unix_names: crate::net::unix::Names,
+    /// The network stack, once it is used.
+    network: Once<Arc<Stack>>,
     /// The file system.
     pub vfs: Vfs,
     /// Processes, threads and how they are related.
@@ -81,6 +85,7 @@ impl System {
             console: Console::new(&config, system.clone()),
             terminals: Terminals::default(),
             unix_names: crate::net::unix::Names::default(),
+            network: Once::new(),
             vfs: Vfs::new(),
             config,
             tasks: Mutex::default(),
@@ -97,6 +102,26 @@ impl System {
     #[must_use]
     pub fn ended(&self) -> Option<Exit> {
         self.ended.get().copied()
+    }
+
+    /// The network stack, made when it is first asked for: a program without a network has none.
+    #[must_use]
+    pub fn network(self: &Arc<Self>) -> &Arc<Stack> {
+        self.network.call_once(|| {
+            let device = self
+                .config
+                .network
+                .as_ref()
+                .and_then(|network| Some((platform().network_device()?, network.clone())));
+            Stack::new(self, device)
+        })
+    }
+
+    /// The network stack, where it is in use. The machine calls its [`Stack::poll`] when the network
+    /// card has interrupted.
+    #[must_use]
+    pub fn network_in_use(&self) -> Option<&Arc<Stack>> {
+        self.network.get()
     }
 
     /// Notes the end of process 1. The first call counts.

@@ -4,6 +4,7 @@
 //! processes and threads in [`process`], settings in [`sysctl`].
 
 mod cpu;
+mod net;
 mod process;
 mod sysctl;
 mod system;

@@ -125,28 +125,7 @@ const FDINFO: Entry<Target> = Entry {
     name: "fdinfo",
     node: Node::Dir { permissions: 0o555, entries: &[], more: Some(&Descriptors(&FD_INFO)) },
 };
-const NET: Entry<Target> = dir(
-    "net",
-    &[
-        fixed!(
-            "dev",
-            "Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n"
-        ),
-        fixed!(
-            "route",
-            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n"
-        ),
-        fixed!(
-            "tcp",
-            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode                                                     \n"
-        ),
-        fixed!(
-            "udp",
-            "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops             \n"
-        ),
-        fixed!("unix", "Num       RefCount Protocol Flags    Type St Inode Path\n"),
-    ],
-);
+const NET: Entry<Target> = dir("net", super::net::ENTRIES);
 const AUXV: Entry<Target> = private_file("auxv", |target, out| {
     out.extend_from_slice(&target.task()?.process.program.lock().auxv);
     Ok(())

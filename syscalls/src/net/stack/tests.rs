@@ -1,0 +1,363 @@
+//! Two machines on a wire that loses, repeats, swaps and damages frames, under a virtual clock. What
+//! happens follows from the seed alone.
+
+use alloc::{collections::VecDeque, vec};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+
+use super::*;
+use crate::{
+    net::{
+        address::Domain,
+        device::{NetworkDevice, Offloads, TransmitOffload},
+        ports::{Protocol, Wanted},
+    },
+    sync::Mutex,
+    testing::{Machine, TestProcess},
+};
+
+/// xorshift64*.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
+    }
+
+    fn has(&mut self, percent: u64) -> bool {
+        self.roll() % 100 < percent
+    }
+}
+
+/// In percent of the frames.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    lost: u64,
+    repeated: u64,
+    swapped: u64,
+    damaged: u64,
+}
+
+struct Wire {
+    /// Frames on their way to each end.
+    to: [VecDeque<Vec<u8>>; 2],
+    dice: Dice,
+    faults: Faults,
+    is_cut: bool,
+}
+
+struct Card {
+    wire: Arc<Mutex<Wire>>,
+    end: usize,
+}
+
+impl NetworkDevice for Card {
+    fn mac(&self) -> [u8; 6] {
+        [2, 0, 0, 0, 0, self.end as u8 + 1]
+    }
+
+    fn mtu(&self) -> usize {
+        1500
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads::default()
+    }
+
+    fn transmit(
+        &mut self,
+        len: usize,
+        fill: &mut dyn FnMut(&mut [u8]) -> TransmitOffload,
+    ) -> Progress {
+        let mut frame = vec![0; len];
+        assert_eq!(fill(&mut frame), TransmitOffload::default());
+        let wire = &mut *self.wire.lock();
+        let faults = wire.faults;
+        if wire.is_cut || wire.dice.has(faults.lost) {
+            return Progress::Done;
+        }
+        if wire.dice.has(faults.damaged) {
+            let bit = wire.dice.roll() as usize % (len * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        let queue = &mut wire.to[1 - self.end];
+        if wire.dice.has(faults.repeated) {
+            queue.push_back(frame.clone());
+        }
+        queue.push_back(frame);
+        if queue.len() > 1 && wire.dice.has(faults.swapped) {
+            let last = queue.len() - 1;
+            queue.swap(last, last - 1);
+        }
+        Progress::Done
+    }
+
+    fn can_transmit(&mut self) -> bool {
+        true
+    }
+
+    fn receive(&mut self, consume: &mut dyn FnMut(&[u8], ReceivedChecksum)) -> Progress {
+        let Some(frame) = self.wire.lock().to[self.end].pop_front() else {
+            return Progress::Nothing;
+        };
+        consume(&frame, ReceivedChecksum::Unverified);
+        Progress::Done
+    }
+
+    fn flush(&mut self) {}
+
+    fn set_interrupts(&mut self, _interrupts: Interrupts) {}
+}
+
+struct Pair {
+    machine: Arc<Machine>,
+    processes: [TestProcess; 2],
+    stacks: [Arc<Stack>; 2],
+    wire: Arc<Mutex<Wire>>,
+}
+
+const ADDRESSES: [[u8; 4]; 2] = [[10, 0, 0, 1], [10, 0, 0, 2]];
+
+impl Pair {
+    fn new(seed: u64, faults: Faults) -> Self {
+        let machine = Machine::new();
+        machine.use_virtual_clock(1_000_000_000);
+        let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let wire = Wire { to: [VecDeque::new(), VecDeque::new()], dice, faults, is_cut: false };
+        let wire = Arc::new(Mutex::new(wire));
+        let processes = [TestProcess::on(machine.clone()), TestProcess::on(machine.clone())];
+        let stacks = [0, 1].map(|end| {
+            let card = Box::new(Card { wire: wire.clone(), end });
+            let network = Network {
+                addresses: vec![(IpAddr::from(ADDRESSES[end]), 24)],
+                ..Network::default()
+            };
+            Stack::new(&processes[end].thread.process.system, Some((card, network)))
+        });
+        Self { machine, processes, stacks, wire }
+    }
+
+    /// Lets a millisecond pass.
+    fn step(&self) {
+        self.machine.advance_clock(1_000_000);
+        for (process, stack) in self.processes.iter().zip(&self.stacks) {
+            process.thread.process.system.timers.due();
+            stack.poll();
+        }
+    }
+
+    fn run(&self, ms: usize) {
+        for _ in 0..ms {
+            self.step();
+        }
+    }
+
+    fn at(end: usize, port: u16) -> Endpoint {
+        Endpoint { addr: ADDRESSES[end].into(), port }
+    }
+
+    fn bind(&self, end: usize, port: u16) -> Arc<Binding> {
+        let wanted = Wanted {
+            local: Self::at(end, port),
+            domain: Domain::V4,
+            v6_only: false,
+            reuses_address: false,
+            reuses_port: None,
+        };
+        self.stacks[end].tcp_ports.bind(wanted, Protocol::Tcp).unwrap()
+    }
+
+    fn listen(&self, end: usize, port: u16, backlog: u32) -> Arc<Listener> {
+        let listener = Arc::new(Listener {
+            local: Self::at(end, port),
+            domain: Domain::V4,
+            v6_only: false,
+            reuses_port: false,
+            binding: self.bind(end, port),
+            events: WaitQueue::new(),
+            options: Mutex::default(),
+            pending: Mutex::default(),
+            backlog: AtomicU32::new(backlog),
+            half_open: AtomicUsize::new(0),
+            is_closed: AtomicBool::new(false),
+        });
+        self.stacks[end].listen(&listener);
+        listener
+    }
+
+    fn connect(&self, end: usize, port: u16) -> Arc<Connection> {
+        let binding = self.bind(end, 0);
+        let (local, remote) = (binding.local, Self::at(1 - end, port));
+        let events = WaitQueue::new();
+        self.stacks[end]
+            .connect(local, remote, LinkId::Card, binding, events, TcpOptions::default())
+            .unwrap()
+    }
+}
+
+fn state(connection: &Connection) -> State {
+    connection.core.lock().state()
+}
+
+fn accept(listener: &Listener) -> Option<Arc<Connection>> {
+    listener.pending.lock().pop_front()
+}
+
+/// Sends `bytes` from one end to the other and gives what arrives until the end.
+fn transfer(pair: &Pair, from: &Arc<Connection>, to: &Arc<Connection>, bytes: &[u8]) -> Vec<u8> {
+    let (mut sent, mut received) = (0, Vec::new());
+    for _ in 0..400_000 {
+        if sent < bytes.len() {
+            sent += pair.stacks[0]
+                .change(from, |core| core.socket().send_slice(&bytes[sent..]))
+                .unwrap();
+            if sent == bytes.len() {
+                pair.stacks[0].change(from, |core| core.socket().close());
+            }
+        }
+        pair.step();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) =
+            pair.stacks[1].change(to, |core| core.socket().recv_slice(&mut buffer))
+        {
+            received.extend_from_slice(&buffer[..count]);
+        }
+        let core = to.core.lock();
+        if core.is_at_end() && core.peek().recv_queue() == 0 {
+            assert_eq!(core.error, None);
+            return received;
+        }
+    }
+    panic!("{} of {} bytes arrived, {:?}", received.len(), bytes.len(), state(to));
+}
+
+#[test]
+fn streams_arrive_whole_whatever_the_wire_does() {
+    let faults = [
+        Faults::default(),
+        Faults { lost: 8, ..Faults::default() },
+        Faults { repeated: 20, swapped: 20, ..Faults::default() },
+        Faults { lost: 3, repeated: 5, swapped: 10, damaged: 3 },
+    ];
+    for seed in 0..12 {
+        let pair = Pair::new(seed, faults[seed as usize % faults.len()]);
+        let listener = pair.listen(1, 80, 4);
+        let from = pair.connect(0, 80);
+        let accepted = (0..60_000).find_map(|_| {
+            pair.step();
+            accept(&listener)
+        });
+        let to = accepted.expect("a connection");
+        let bytes: Vec<u8> = (0..60_000u32).map(|i| (i * 31 >> 4) as u8).collect();
+        assert_eq!(transfer(&pair, &from, &to, &bytes), bytes, "seed {seed}");
+    }
+}
+
+#[test]
+fn connections_leave_nothing_behind() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 4);
+    for _ in 0..300 {
+        let client = pair.connect(0, 80);
+        pair.run(3);
+        let server = accept(&listener).expect("a connection");
+        assert_eq!(state(&client), State::Established);
+        pair.stacks[1].abandon(&server, Reset::IfUnread);
+        pair.run(2);
+        pair.stacks[0].abandon(&client, Reset::IfUnread);
+        pair.run(2);
+    }
+    // Those in TIME-WAIT are few, and go.
+    assert!(pair.stacks[1].connections().len() <= TIME_WAIT_LIMIT + 1);
+    assert_eq!(pair.stacks[0].connections().len(), 0);
+    pair.run(11_000);
+    assert_eq!(pair.stacks[1].connections().len(), 0);
+    assert_eq!(listener.half_open.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn nobody_listening_refuses() {
+    let pair = Pair::new(1, Faults::default());
+    let client = pair.connect(0, 81);
+    pair.run(3);
+    assert_eq!(state(&client), State::Closed);
+    assert_eq!(client.core.lock().error, Some(Errno::ECONNREFUSED));
+}
+
+#[test]
+fn a_flood_of_beginnings_is_bounded() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 8);
+    // Once, so that the neighbours know one another.
+    let first = pair.connect(0, 80);
+    pair.run(3);
+    assert_eq!(state(&first), State::Established);
+    for _ in 0..500 {
+        pair.connect(0, 80);
+    }
+    // Their answers are lost.
+    pair.wire.lock().to[0].clear();
+    for stack in &pair.stacks[1..] {
+        stack.poll();
+    }
+    assert!(listener.half_open.load(Ordering::Relaxed) <= 128);
+    assert!(pair.stacks[1].connections().len() <= 140);
+    // The queue of complete ones is bounded too.
+    pair.run(5_000);
+    assert!(listener.pending.lock().len() <= 8 + 128);
+}
+
+#[test]
+fn a_peer_that_disappears_is_noticed() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 8);
+    let client = pair.connect(0, 80);
+    pair.run(3);
+    let server = accept(&listener).unwrap();
+    pair.wire.lock().is_cut = true;
+    client.core.lock().options.user_timeout_ms = 5_000;
+    pair.stacks[0]
+        .change(&client, |core| {
+            core.heard_ns = platform().monotonic_ns();
+            core.socket().send_slice(b"lost")
+        })
+        .unwrap();
+    pair.run(4_000);
+    assert_eq!(state(&client), State::Established);
+    pair.run(3_000);
+    assert_eq!(client.core.lock().error, Some(Errno::ETIMEDOUT));
+    // Nobody waits for this one: its process has closed it.
+    pair.stacks[1].abandon(&server, Reset::IfUnread);
+    pair.run(61_000);
+    assert_eq!(pair.stacks[1].connections().len(), 0);
+}
+
+#[test]
+fn damaged_frames_do_no_harm() {
+    let pair = Pair::new(7, Faults::default());
+    let _listener = pair.listen(1, 80, 8);
+    let mut dice = Dice(99);
+    // Frames that a connection makes, each with some bytes changed or cut off.
+    let _client = pair.connect(0, 80);
+    let mut samples = Vec::new();
+    for _ in 0..10 {
+        samples.extend(pair.wire.lock().to.iter().flatten().cloned());
+        pair.step();
+    }
+    assert!(!samples.is_empty());
+    for round in 0..20_000 {
+        let mut frame = samples[dice.roll() as usize % samples.len()].clone();
+        for _ in 0..dice.roll() % 4 {
+            let at = dice.roll() as usize % frame.len();
+            frame[at] = dice.roll() as u8;
+        }
+        if dice.has(20) {
+            frame.truncate(dice.roll() as usize % (frame.len() + 1));
+        }
+        pair.wire.lock().to[round % 2].push_back(frame);
+        pair.stacks[round % 2].poll();
+    }
+    pair.run(70_000);
+}
