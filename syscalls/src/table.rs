@@ -250,6 +250,7 @@ const FAMILIES: &[&[Call]] = &[
     crate::fs::stat::CALLS,
     crate::fs::timerfd::CALLS,
     crate::fs::xattr::CALLS,
+    crate::ipc::mqueue::CALLS,
     crate::ipc::msg::CALLS,
     crate::ipc::sem::CALLS,
     crate::ipc::shm::CALLS,

@@ -11,6 +11,7 @@ mod fixture;
 mod host;
 mod large;
 mod linux_bins;
+mod processes;
 mod real;
 
 use std::{fs, process::ExitCode};
@@ -38,6 +39,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let expected = ExpectedFailures::parse(&list);
     let mut trials = linux_bins::trials(&expected)?;
     trials.extend(real::trials(&expected)?);
+    trials.extend(processes::trials(&expected));
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();

@@ -1,10 +1,12 @@
-//! System V interprocess communication (`man 7 sysvipc`): shared memory, semaphores, messages.
+//! System V interprocess communication (`man 7 sysvipc`): shared memory, semaphores, messages; and
+//! POSIX message queues.
 //!
-//! All three kinds of objects are found by key or by id in an [`Objects`] table, whose lock also
+//! The three kinds of System V objects are found by key or by id in an [`Objects`] table, whose lock also
 //! covers owners and modes ([`Permissions`]). What an object holds has a lock of its own, taken
 //! without the table's.
 
 pub(crate) mod abi;
+pub(crate) mod mqueue;
 pub(crate) mod msg;
 pub(crate) mod sem;
 pub(crate) mod shm;
@@ -29,6 +31,7 @@ pub struct Ipc {
     pub(crate) segments: Objects<shm::Segment>,
     pub(crate) semaphores: Objects<sem::Set>,
     pub(crate) queues: Objects<msg::Queue>,
+    pub(crate) mqueues: mqueue::Names,
 }
 
 /// Who may do what with an object (`struct ipc_perm`).

@@ -274,6 +274,12 @@ impl SigInfo {
         Self::new(signal, linux::SI_TKILL).with(PID, pid).with(UID, uid)
     }
 
+    /// Queued with a value by `(pid, uid)`, for the reason `code` (`SI_QUEUE`, `SI_MESGQ`).
+    #[must_use]
+    pub fn queued(signal: SignalNumber, code: i32, (pid, uid): (i32, u32), value: u64) -> Self {
+        Self::new(signal, code).with(PID, pid).with(UID, uid).with(VALUE, value)
+    }
+
     /// A POSIX timer has expired (`SI_TIMER`).
     #[must_use]
     pub fn timer(signal: SignalNumber, id: i32, overrun: i32, value: u64) -> Self {

@@ -1,0 +1,85 @@
+//! Scripts that start many processes, run natively and under Hermix: shells, and programs that are
+//! families of processes. The scripts are in `scripts/`.
+
+use std::time::Duration;
+
+use hx_tests::{expected::ExpectedFailures, outcome::Input, repository};
+use libtest_mimic::Trial;
+
+use crate::host::{Task, compare, hermix, native};
+
+/// What Debian calls essential is not in an image that does not ask for it.
+const TOOLS: &[&str] = &["coreutils", "diffutils", "findutils", "grep", "mawk", "sed", "tar"];
+
+/// A script, the shell that runs it, and the packages whose programs it calls.
+struct Script {
+    name: &'static str,
+    file: &'static str,
+    shell: &'static [&'static str],
+    packages: &'static [&'static str],
+    memory: &'static str,
+    /// Account that it runs as; root where there is none.
+    user: Option<&'static str>,
+}
+
+const PLAIN: Script = Script {
+    name: "",
+    file: "shell.sh",
+    shell: &["sh"],
+    packages: &[],
+    memory: "256M",
+    user: None,
+};
+
+const SCRIPTS: &[Script] = &[
+    Script { name: "shell-dash", shell: &["dash"], ..PLAIN },
+    Script { name: "shell-bash", shell: &["bash"], packages: &["dash"], ..PLAIN },
+    Script { name: "shell-busybox", shell: &["busybox", "sh"], packages: &["dash"], ..PLAIN },
+    Script { name: "git", file: "git.sh", packages: &["git"], ..PLAIN },
+    Script {
+        name: "make",
+        file: "make.sh",
+        packages: &["make", "gcc", "libc6-dev"],
+        memory: "1G",
+        ..PLAIN
+    },
+    Script {
+        name: "postgresql",
+        file: "postgres.sh",
+        packages: &["postgresql-15"],
+        memory: "1G",
+        user: Some("postgres"),
+        ..PLAIN
+    },
+];
+
+pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
+    let trial = |script: &'static Script| {
+        expected.trial(format!("processes::{}", script.name), move || run(script))
+    };
+    SCRIPTS.iter().map(trial).collect()
+}
+
+fn run(script: &Script) -> Result<(), String> {
+    let text = std::fs::read(repository().join("tests/programs/scripts").join(script.file))
+        .map_err(|error| format!("{}: {error}", script.file))?;
+    // From standard input the shell would share it with what it starts.
+    let command = [script.shell, &["-c"]].concat();
+    let mut task = Task::new(command);
+    task.command.push(String::from_utf8_lossy(&text).into_owned().into());
+    task.input = Input::Null;
+    task.timeout = Duration::from_secs(300);
+    task.options = ["--memory", script.memory].map(str::to_owned).to_vec();
+    for package in TOOLS.iter().chain(script.packages) {
+        task.options.extend(["--package".to_owned(), (*package).to_owned()]);
+    }
+    let Some(user) = script.user else { return compare(&task) };
+    let ours = {
+        let mut task = task.clone();
+        task.options.extend(["--user".to_owned(), user.to_owned()]);
+        hermix(&task)?
+    };
+    let as_user = ["runuser", "-u", user, "--"].map(Into::into);
+    task.command = as_user.into_iter().chain(task.command).collect();
+    ours.compare(&native(&task)?)
+}
