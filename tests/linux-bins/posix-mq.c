@@ -39,7 +39,7 @@ int main(void) {
     struct sigaction action = {.sa_handler = on_alarm}; sigaction(SIGALRM, &action, NULL); ualarm(5000, 0); CALL(mq_receive(q, text, sizeof text, NULL));
     // Between processes.
     if (fork() == 0) { receives(q); fflush(stdout); _exit(0); }
-    CALL(mq_send(q, "to the child", 13, 5)); usleep(3000); CALL(mq_send(q, "again", 6, 2)); int status; wait(&status); SHOW(status);
+    mq_send(q, "to the child", 13, 5); usleep(3000); mq_send(q, "again", 6, 2); int status; wait(&status); SHOW(status);
     // Notification.
     struct sigaction info = {.sa_sigaction = on_message, .sa_flags = SA_SIGINFO}; sigaction(SIGUSR1, &info, NULL);
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1, .sigev_value.sival_int = 77};
