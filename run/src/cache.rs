@@ -289,7 +289,7 @@ fn unique() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     fn image(dir: &Path) -> Image {
         let mut image = Image::new();

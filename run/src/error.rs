@@ -40,14 +40,9 @@ pub(crate) enum Error {
     },
     /// DT_NEEDED of some object is nowhere in the search path.
     #[error(
-        "{needed_by}: needs the shared library {library}, which was not found; install the package that has it, or name its directory with -e LD_LIBRARY_PATH=DIR"
+        "{0}; install the package that has it, or name its directory with -e LD_LIBRARY_PATH=DIR"
     )]
-    LibraryNotFound {
-        /// The library's soname.
-        library: String,
-        /// The object that needs it.
-        needed_by: String,
-    },
+    LibraryNotFound(#[from] hx_libraries::search::NotFound),
     /// Less memory than the kernel and the smallest program need.
     #[error("-m {asked}: too little memory; the smallest virtual machine has {least}")]
     TooLittleMemory {
@@ -101,7 +96,7 @@ impl Error {
     pub(crate) fn status(&self) -> u8 {
         match self {
             Self::ProgramNotFound(..) | Self::InterpreterNotFound { .. } => STATUS_NOT_FOUND,
-            Self::NotExecutable { .. } | Self::LibraryNotFound { .. } => STATUS_NOT_EXECUTABLE,
+            Self::NotExecutable { .. } | Self::LibraryNotFound(_) => STATUS_NOT_EXECUTABLE,
             _ => STATUS_FAILED,
         }
     }

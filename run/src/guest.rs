@@ -12,6 +12,7 @@ use hx_abi::{
     config::{CONFIG_PATH, CONFIG_VERSION, RunConfig, Stream},
     cpio,
 };
+use hx_libraries::tree::{HostTree, normalize};
 use linux_raw_sys::general::S_IFREG;
 
 use crate::{
@@ -20,7 +21,6 @@ use crate::{
     program::GUEST_PATH,
     settings::{Access, Settings},
     terminal,
-    tree::{HostTree, normalize},
 };
 
 /// File mode creation mask of the program: docker's.
@@ -130,7 +130,7 @@ fn user(settings: &Settings) -> Result<User> {
 fn table(settings: &Settings, path: &str) -> Vec<Vec<String>> {
     let from_root = || {
         let root = settings.rootfs.as_ref().filter(|root| root.is_dir())?;
-        let (_, node) = crate::tree::lookup(&HostTree::new(root), Path::new(path)).ok()?;
+        let (_, node) = hx_libraries::tree::lookup(&HostTree::new(root), Path::new(path)).ok()?;
         String::from_utf8(node.content.read().ok()?).ok()
     };
     let made_up = || {

@@ -15,12 +15,12 @@ use std::{
 };
 
 use hx_abi::cpio;
+use hx_libraries::tree::{Content, Kind, Node, Tree, walk};
 use linux_raw_sys::general::{S_IFDIR, S_IFMT, S_IFREG, S_IFSOCK};
 
 use crate::{
     accounts::Accounts,
     error::{Error, Result},
-    tree::{Content, Kind, Node, Tree, walk},
 };
 
 /// Raised whenever the same files would give other bytes, so that cached images are built anew.
@@ -347,7 +347,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     fn written(image: &Image) -> Vec<u8> {
         let mut file = tempfile::tempfile().unwrap();

@@ -11,11 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{
-    error::Result,
-    image::Image,
-    tree::{Kind, Tree, lookup},
-};
+use hx_libraries::tree::{Kind, Tree, lookup};
+
+use crate::{error::Result, image::Image};
 
 /// Where glibc looks for them: a directory for each, or one archive of several.
 const DIRECTORY: &str = "/usr/lib/locale";
@@ -109,7 +107,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     #[test]
     fn codesets_are_compared_as_glibc_does() {

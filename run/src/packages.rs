@@ -26,10 +26,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hx_libraries::tree::{Kind, Tree, lookup};
+
 use crate::{
     error::{Error, Result},
     image::Image,
-    tree::{Kind, Tree, lookup},
 };
 
 /// The package database's status file. Changes whenever any package does.
@@ -352,7 +353,7 @@ fn relations(field: &str) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     const TEXT: &str = "\
 Package: tool-minimal

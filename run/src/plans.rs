@@ -11,12 +11,10 @@ use std::{
 };
 
 use hx_abi::config::PLAN_DIR;
+use hx_libraries::tree::{Content, Kind, Node};
 use linux_raw_sys::general::S_IFREG;
 
-use crate::{
-    image::Image,
-    tree::{Content, Kind, Node},
-};
+use crate::image::Image;
 
 /// The `syscall` instruction: a file without these bytes needs no plan.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -71,7 +69,7 @@ fn plan(content: &Content) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     #[test]
     fn the_c_library_gets_a_plan_and_text_does_not() {

@@ -18,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use hx_libraries::tree::{self, CpioTree, HostTree, Kind, Node, Tree};
+
 use crate::{
     cache::{self, Cache, Unlink},
     error::{Error, Result, reason, say},
@@ -28,7 +30,6 @@ use crate::{
     plans,
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
-    tree::{self, CpioTree, HostTree, Kind, Node, Tree},
 };
 
 /// Building an image for longer than this is worth a line.

@@ -12,14 +12,16 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use hx_libraries::{
+    object::{Bytes, Object},
+    search::{Linker, Search},
+    tree::{Kind, Node, Tree, lookup, normalize},
+};
 use hx_loader::{ElfError, MAX_INTERPRETER_DEPTH, Role, Script};
 
 use crate::{
     error::{Error, Result, reason},
     image::Image,
-    libraries::{Linker, Search},
-    object::{Bytes, Object},
-    tree::{Kind, Node, Tree, lookup, normalize},
 };
 
 /// PATH inside the guest: docker's.
@@ -274,7 +276,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::tree::HostTree;
+    use hx_libraries::tree::HostTree;
 
     fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
         let path = dir.join(name);

@@ -23,6 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hx_libraries::tree::normalize;
 use serde::Deserialize;
 
 use crate::{
@@ -30,7 +31,6 @@ use crate::{
     cli::{Accel, Options},
     error::{Error, Result},
     network,
-    tree::normalize,
 };
 
 /// The least `-m`, in bytes: the root image starts there, and the kernel lies below it.

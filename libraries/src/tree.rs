@@ -25,7 +25,7 @@ const MAX_LINKS: usize = 40;
 
 /// What kind of file a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// `S_IFREG`.
     File,
     /// `S_IFDIR`.
@@ -38,7 +38,7 @@ pub(crate) enum Kind {
 
 /// Where the bytes of a regular file, or the target of a symbolic link, are.
 #[derive(Clone, Debug)]
-pub(crate) enum Content {
+pub enum Content {
     /// Directories and special files have none.
     None,
     /// In a file of the host, of this size.
@@ -49,14 +49,14 @@ pub(crate) enum Content {
 
 impl Content {
     /// Bytes made up by hermit-run.
-    pub(crate) fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let len = bytes.len();
         Self::Memory(Arc::new(bytes), 0..len)
     }
 
     /// Length in bytes.
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         match self {
             Self::None => 0,
             Self::Host(_, len) => *len,
@@ -64,8 +64,13 @@ impl Content {
         }
     }
 
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Reads up to `len` bytes from `offset`; fewer at the end of the file.
-    pub(crate) fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    pub fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match self {
             Self::None => Ok(Vec::new()),
             Self::Host(path, size) => {
@@ -92,7 +97,7 @@ impl Content {
     }
 
     /// All of it.
-    pub(crate) fn read(&self) -> io::Result<Vec<u8>> {
+    pub fn read(&self) -> io::Result<Vec<u8>> {
         match self {
             Self::Host(path, _) => fs::read(path),
             _ => self.read_at(0, usize::MAX),
@@ -102,26 +107,26 @@ impl Content {
 
 /// One file as a tree knows it.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+pub struct Node {
     /// Attributes; `ino` is meaningless here (see `identity`), the writer numbers the files.
-    pub(crate) metadata: cpio::Metadata,
+    pub metadata: cpio::Metadata,
     /// Device and inode where the file has several names, so that they stay one file.
-    pub(crate) identity: Option<(u64, u64)>,
+    pub identity: Option<(u64, u64)>,
     /// Changes whenever the file does: modification and change time in nanoseconds.
-    pub(crate) stamp: (i64, i64),
+    pub stamp: (i64, i64),
     /// The bytes; for a symbolic link its target.
-    pub(crate) content: Content,
+    pub content: Content,
 }
 
 impl Node {
     /// A node that no tree holds: made up by hermit-run, root's, from the epoch.
-    pub(crate) fn made_up(mode: u32, content: Content) -> Self {
+    pub fn made_up(mode: u32, content: Content) -> Self {
         let metadata = cpio::Metadata { mode, nlink: 1, ..cpio::Metadata::default() };
         Self { metadata, identity: None, stamp: (0, 0), content }
     }
 
     /// Its kind.
-    pub(crate) fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         match self.metadata.mode & S_IFMT {
             S_IFREG => Kind::File,
             S_IFDIR => Kind::Directory,
@@ -131,13 +136,13 @@ impl Node {
     }
 
     /// Target of a symbolic link.
-    pub(crate) fn target(&self) -> io::Result<PathBuf> {
+    pub fn target(&self) -> io::Result<PathBuf> {
         Ok(PathBuf::from(OsString::from_vec(self.content.read()?)))
     }
 }
 
 /// A source of files. Paths are absolute and hold no symbolic link but the last component.
-pub(crate) trait Tree: Debug {
+pub trait Tree: Debug {
     /// The file itself, symbolic links not followed.
     fn lstat(&self, path: &Path) -> io::Result<Node>;
 
@@ -147,18 +152,18 @@ pub(crate) trait Tree: Debug {
 
 /// The host's file system below a directory.
 #[derive(Debug)]
-pub(crate) struct HostTree {
+pub struct HostTree {
     root: PathBuf,
 }
 
 impl HostTree {
     /// Files below `root`, which becomes `/`.
-    pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
     /// Where `path` is on the host.
-    pub(crate) fn host_path(&self, path: &Path) -> PathBuf {
+    pub fn host_path(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 }
@@ -206,7 +211,7 @@ impl Tree for HostTree {
 
 /// A newc archive in memory.
 #[derive(Debug)]
-pub(crate) struct CpioTree {
+pub struct CpioTree {
     nodes: BTreeMap<PathBuf, Node>,
 }
 
@@ -215,7 +220,7 @@ impl CpioTree {
     ///
     /// # Errors
     /// Where the archive is damaged.
-    pub(crate) fn new(archive: Vec<u8>) -> Result<Self, cpio::CpioError> {
+    pub fn new(archive: Vec<u8>) -> Result<Self, cpio::CpioError> {
         let archive = Arc::new(archive);
         let mut nodes = BTreeMap::new();
         let mut linked: BTreeMap<u32, Content> = BTreeMap::new();
@@ -232,7 +237,7 @@ impl CpioTree {
             let mut identity = None;
             if kind == S_IFREG && entry.metadata.nlink > 1 {
                 identity = Some((0, u64::from(entry.metadata.ino)));
-                if content.len() > 0 {
+                if !content.is_empty() {
                     linked.insert(entry.metadata.ino, content.clone());
                 }
             }
@@ -271,7 +276,7 @@ impl Tree for CpioTree {
 }
 
 /// `path` without `.`, `..` and doubled slashes, by its text alone.
-pub(crate) fn normalize(path: &Path) -> PathBuf {
+pub fn normalize(path: &Path) -> PathBuf {
     let mut result = PathBuf::from("/");
     for component in path.components() {
         match component {
@@ -290,7 +295,7 @@ pub(crate) fn normalize(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// Those of Linux' path resolution: not found, not a directory, too many links.
-pub(crate) fn walk(
+pub fn walk(
     path: &Path,
     mut visit: impl FnMut(&Path) -> io::Result<Node>,
 ) -> io::Result<(PathBuf, Node)> {
@@ -329,7 +334,7 @@ pub(crate) fn walk(
 }
 
 /// Follows symbolic links in `tree`.
-pub(crate) fn lookup(tree: &dyn Tree, path: &Path) -> io::Result<(PathBuf, Node)> {
+pub fn lookup(tree: &dyn Tree, path: &Path) -> io::Result<(PathBuf, Node)> {
     walk(path, |path| tree.lstat(path))
 }
 

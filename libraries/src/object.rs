@@ -24,7 +24,7 @@ const MAX_DYNAMIC_SIZE: u64 = 1 << 20;
 const MAX_STRINGS_SIZE: u64 = 1 << 30;
 
 /// An opened file's bytes for the loader.
-pub(crate) enum Bytes<'a> {
+pub enum Bytes<'a> {
     /// On the host.
     File(File, u64),
     /// In an archive.
@@ -36,7 +36,7 @@ impl<'a> Bytes<'a> {
     ///
     /// # Errors
     /// Where it cannot be opened.
-    pub(crate) fn open(content: &'a Content) -> io::Result<Self> {
+    pub fn open(content: &'a Content) -> io::Result<Self> {
         Ok(match content {
             Content::None => Self::Memory(&[]),
             Content::Host(path, len) => Self::File(File::open(path)?, *len),
@@ -45,7 +45,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// `len` bytes from `offset`, fewer at the end.
-    pub(crate) fn take(&self, offset: u64, len: u64) -> Result<Vec<u8>, ElfError> {
+    pub fn take(&self, offset: u64, len: u64) -> Result<Vec<u8>, ElfError> {
         let len = len.min(FileBytes::len(self).saturating_sub(offset)) as usize;
         let mut bytes = vec![0; len];
         let count = FileBytes::read_at(self, offset, &mut bytes);
@@ -87,17 +87,17 @@ impl FileBytes for Bytes<'_> {
 
 /// An executable or shared object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Object {
+pub struct Object {
     /// `PT_INTERP`.
-    pub(crate) interpreter: Option<OsString>,
+    pub interpreter: Option<OsString>,
     /// `DT_NEEDED`, in order.
-    pub(crate) needed: Vec<OsString>,
+    pub needed: Vec<OsString>,
     /// `DT_RPATH` entries, not expanded.
-    pub(crate) rpath: Vec<OsString>,
+    pub rpath: Vec<OsString>,
     /// `DT_RUNPATH` entries, not expanded. Where there are any, `DT_RPATH` does not count.
-    pub(crate) runpath: Vec<OsString>,
+    pub runpath: Vec<OsString>,
     /// `DT_SONAME`.
-    pub(crate) soname: Option<OsString>,
+    pub soname: Option<OsString>,
 }
 
 impl Object {
@@ -105,7 +105,7 @@ impl Object {
     ///
     /// # Errors
     /// [`ElfError`] for what cannot be loaded.
-    pub(crate) fn read(file: &Bytes<'_>, role: Role) -> Result<Self, ElfError> {
+    pub fn read(file: &Bytes<'_>, role: Role) -> Result<Self, ElfError> {
         let elf = Elf::parse(file, role)?;
         elf.plan()?;
         let mut object = Self {

@@ -16,7 +16,6 @@ use std::{
 use hx_loader::Role;
 
 use crate::{
-    error::{Error, Result},
     object::{Bytes, Object},
     tree::{Kind, Node, Tree, lookup},
 };
@@ -45,7 +44,7 @@ const MUSL_OWN: [&str; 7] =
 
 /// Whose rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Linker {
+pub enum Linker {
     /// The GNU C library's, and any other that is not known.
     Glibc,
     /// musl's.
@@ -54,18 +53,28 @@ pub(crate) enum Linker {
 
 impl Linker {
     /// By the file name of PT_INTERP.
-    pub(crate) fn of(interpreter: &Path) -> Self {
+    pub fn of(interpreter: &Path) -> Self {
         let name = interpreter.file_name().unwrap_or_default().as_bytes();
         if name.starts_with(b"ld-musl") { Self::Musl } else { Self::Glibc }
     }
 
     /// The file that tells this linker where libraries are.
-    pub(crate) fn index(self) -> &'static str {
+    pub fn index(self) -> &'static str {
         match self {
             Self::Glibc => GLIBC_CACHE,
             Self::Musl => MUSL_PATH_FILE,
         }
     }
+}
+
+/// A library that some object needs is nowhere in the search path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{needed_by}: needs the shared library {library}, which was not found")]
+pub struct NotFound {
+    /// The library's soname.
+    pub library: String,
+    /// The object that needs it.
+    pub needed_by: String,
 }
 
 /// An object that is in the closure, with who loaded it first.
@@ -79,7 +88,7 @@ struct Loaded {
 }
 
 /// The search for everything that a program needs.
-pub(crate) struct Search<'a> {
+pub struct Search<'a> {
     tree: &'a dyn Tree,
     linker: Linker,
     library_path: Vec<OsString>,
@@ -89,7 +98,7 @@ pub(crate) struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// A search in `tree`. `library_path` is the guest's LD_LIBRARY_PATH.
-    pub(crate) fn new(tree: &'a dyn Tree, linker: Linker, library_path: Option<&OsStr>) -> Self {
+    pub fn new(tree: &'a dyn Tree, linker: Linker, library_path: Option<&OsStr>) -> Self {
         let read = |path: &str| lookup(tree, Path::new(path)).ok()?.1.content.read().ok();
         let index = read(linker.index());
         let (cache, dirs) = match linker {
@@ -117,13 +126,13 @@ impl<'a> Search<'a> {
     /// dynamic linker will open it. `preload` is LD_PRELOAD.
     ///
     /// # Errors
-    /// [`Error::LibraryNotFound`] for the first that is nowhere.
-    pub(crate) fn closure(
+    /// [`NotFound`] for the first that is nowhere.
+    pub fn closure(
         &self,
         path: &Path,
         object: Object,
         preload: Option<&OsStr>,
-    ) -> Result<Vec<PathBuf>> {
+    ) -> Result<Vec<PathBuf>, NotFound> {
         let preload = preload.unwrap_or_default().as_bytes();
         let preload = preload.split(|byte| matches!(byte, b':' | b' '));
         let preload = preload.filter(|name| !name.is_empty()).map(OsStr::from_bytes);
@@ -142,7 +151,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             let Some((path, node)) = self.find(&name, parent, &loaded) else {
-                return Err(Error::LibraryNotFound {
+                return Err(NotFound {
                     library: name.display().to_string(),
                     needed_by: loaded[parent].name.clone(),
                 });
@@ -357,7 +366,11 @@ mod tests {
         dir
     }
 
-    fn found(dir: &Path, linker: Linker, library_path: Option<&str>) -> Result<Vec<PathBuf>> {
+    fn found(
+        dir: &Path,
+        linker: Linker,
+        library_path: Option<&str>,
+    ) -> Result<Vec<PathBuf>, NotFound> {
         let tree = HostTree::new(dir);
         let search = Search::new(&tree, linker, library_path.map(OsStr::new));
         search.closure(Path::new("/app/main"), object_of(&tree, "/app/main"), None)
