@@ -98,6 +98,17 @@ pub enum Record {
     MissingFile(Vec<u8>),
     /// Counters, before [`Record::Exit`].
     Stats(Stats),
+    /// The program made a system call that the kernel was made without; it ends by `SIGSYS`.
+    CallLeftOut {
+        /// The call's number.
+        number: u32,
+        /// Where the call was made: the address of the instruction after it.
+        address: u64,
+        /// The file that is mapped there and the offset in it; empty for none.
+        file: Vec<u8>,
+        /// See `file`.
+        offset: u64,
+    },
 }
 
 /// A structured message from the host.

@@ -33,7 +33,7 @@ pub(crate) fn print(file: &Path, format: Format, detail: Detail) -> Result<()> {
     let mut report = plan(&bytes).context("no plan; it runs unpatched")?.report;
     let mut out = io::stdout().lock();
     match format {
-        Format::Text => {
+        Format::Text | Format::Toml => {
             if detail == Detail::EverySite {
                 for site in &report.sites {
                     writeln!(out, "{}", site.line())?;

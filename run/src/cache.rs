@@ -15,7 +15,7 @@ use std::{
     fs::{self, File, OpenOptions},
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -83,30 +83,18 @@ impl Cache {
     /// # Errors
     /// Where none can be created.
     pub(crate) fn open() -> Result<Self> {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
-        let uid = rustix::process::getuid().as_raw();
-        let fallback = env::temp_dir().join(format!("hermix-{uid}"));
-        let home = absolute("HOME").filter(|home| home.is_dir()).map(|home| home.join(".cache"));
-        let chosen = absolute("XDG_CACHE_HOME").or(home).map(|dir| dir.join("hermix"));
-        if let Some(dir) = chosen
-            && let Ok(cache) = Self::at(dir)
-        {
-            return Ok(cache);
-        }
-        Self::at(fallback)
+        let failed = |(dir, error)| Error::file("cannot create the cache directory", dir, error);
+        Ok(Self { dir: hx_libraries::cache::directory().map_err(failed)? })
     }
 
     /// A cache in this directory.
     ///
     /// # Errors
     /// Where it cannot be created, or belongs to someone else.
+    #[cfg(test)]
     pub(crate) fn at(dir: PathBuf) -> Result<Self> {
-        let failed = |error| Error::file("cannot create the cache directory", &dir, error);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        let metadata = fs::metadata(&dir).map_err(failed)?;
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(failed(io::Error::other("it belongs to another user")));
-        }
+        hx_libraries::cache::create(&dir)
+            .map_err(|error| Error::file("cannot create the cache directory", &dir, error))?;
         Ok(Self { dir })
     }
 

@@ -48,6 +48,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_KERNEL", help_heading = "Machine")]
     pub(crate) kernel: Option<PathBuf>,
 
+    /// Run on a kernel that has only the system calls which the program can reach, or which FILE
+    /// lists (hx-analyze -o FILE writes one). It is built the first time
+    #[arg(long, alias = "specialize", value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "auto", env = "HERMIX_SPECIALISE", help_heading = "Machine")]
+    pub(crate) specialise: Option<PathBuf>,
+
     /// The QEMU command [default: qemu-system-x86_64]
     #[arg(long, value_name = "FILE", env = "HERMIX_QEMU", help_heading = "Machine")]
     pub(crate) qemu: Option<PathBuf>,

@@ -368,6 +368,9 @@ impl Main {
                     self.outcome.missing_files.push(path);
                 }
             }
+            Message::Record(Record::CallLeftOut { number, address, file, offset }) => {
+                say(&crate::specialise::left_out(number, address, &file, offset));
+            }
             Message::Record(Record::Stats(stats)) => self.outcome.stats = Some(stats),
             // The receiver writes traces, and keeps the end to itself.
             Message::Record(Record::Trace(_)) | Message::Ended(_) => {}

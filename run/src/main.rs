@@ -23,6 +23,7 @@ mod prepare;
 mod program;
 mod run;
 mod settings;
+mod specialise;
 mod symbols;
 mod terminal;
 mod tsc;

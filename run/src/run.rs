@@ -26,7 +26,7 @@ use crate::{
     network::Published,
     prepare::{self, Origin},
     settings::{Output, Settings, Verbosity},
-    symbols, terminal, tsc,
+    specialise, symbols, terminal, tsc,
 };
 
 /// File name of the kernel where it is installed beside hermit-run.
@@ -70,9 +70,16 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let begin = Instant::now();
     let located = prepare::locate(settings)?;
     let qemu = machine::find_qemu(&settings.qemu)?;
-    let kernel = find_kernel(settings)?;
+    let mut kernel = find_kernel(settings)?;
     let network = settings.network.open()?;
     let prepared = located.image(settings)?;
+    if let Some(list) = &settings.specialise {
+        if settings.strace.is_some() {
+            let why = "--strace needs the names of all calls: leave out --specialise";
+            return Err(Error::Usage(why.into()));
+        }
+        kernel = specialise::kernel(settings, list, &prepared, kernel)?;
+    }
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
     let boot = guest::boot_archive(settings, &config)?;

@@ -128,6 +128,9 @@ pub(crate) struct Settings {
     pub(crate) accel: Accel,
     /// Kernel named by the user.
     pub(crate) kernel: Option<PathBuf>,
+    /// Run on a kernel with the system calls that this file lists; `auto` for those that the program
+    /// can reach.
+    pub(crate) specialise: Option<PathBuf>,
     /// QEMU command.
     pub(crate) qemu: PathBuf,
     /// Variables of `--env-file` and `-e`, later ones first replaced by name.
@@ -246,6 +249,7 @@ impl Settings {
             cpus,
             accel: options.accel.or(file.accel).unwrap_or(Accel::Auto),
             kernel: options.kernel.or(file.kernel),
+            specialise: options.specialise,
             qemu: options.qemu.or(file.qemu).unwrap_or_else(|| "qemu-system-x86_64".into()),
             env,
             workdir: normalize(&options.workdir.or(file.workdir).unwrap_or_else(|| "/".into())),

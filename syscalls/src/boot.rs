@@ -87,10 +87,14 @@ pub fn boot(
         system.vfs.populate(archive.bytes, offset).map_err(BootError::Image)?;
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
-    let devices = fs::devfs::mount(&system.vfs)
-        .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)))
-        .and_then(|()| fs::sysfs::mount(&system.vfs));
-    devices.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
+    let mut mounted = fs::devfs::mount(&system.vfs);
+    // Without a call that takes a path nobody can look there, and the linker drops what they show.
+    if const { crate::table::takes_paths() } {
+        mounted = mounted
+            .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)))
+            .and_then(|()| fs::sysfs::mount(&system.vfs));
+    }
+    mounted.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
     for path in &config.read_only {
         system.vfs.make_read_only(path).map_err(|errno| BootError::ReadOnly {
             path: text(path),

@@ -3,9 +3,14 @@
 //! Each family of calls lists its own in a `CALLS` array made by [`calls!`]; [`TABLE`] is put
 //! together from those arrays when the kernel is compiled. A call that the configuration leaves out
 //! is not in the table, so the linker drops its handler and all that only it used.
+//!
+//! The configuration is a list of names, `kernel.toml`, which `cargo xtask kernel --config` gives to
+//! the compiler in `HERMIX_KERNEL_CALLS`. Without one every call is in the table.
 
+use alloc::vec::Vec;
 use core::fmt;
 
+use hx_abi::link::{Exit, Record};
 use linux_raw_sys::general as linux;
 
 use crate::{
@@ -276,6 +281,62 @@ const FAMILIES: &[&[Call]] = &[
     crate::time::TIMER_CALLS,
 ];
 
+/// The configuration: names of calls, each followed by a comma.
+const SELECTED: Option<&str> = option_env!("HERMIX_KERNEL_CALLS");
+
+/// Whether the kernel is made with the call of this name.
+#[must_use]
+pub const fn is_selected(name: &str) -> bool {
+    match SELECTED {
+        None => true,
+        Some(list) => is_listed(list.as_bytes(), name.as_bytes()),
+    }
+}
+
+/// Whether the kernel is made for one program, with what that needs only.
+#[must_use]
+pub const fn is_specialised() -> bool {
+    SELECTED.is_some()
+}
+
+/// Whether any call of the table takes a path.
+#[must_use]
+pub const fn takes_paths() -> bool {
+    let mut number = 0;
+    while number < TABLE_LEN {
+        if let Some(call) = &TABLE[number] {
+            let mut index = 0;
+            while index < call.parameters.len() {
+                if matches!(call.parameters[index].1, ArgKind::Str) {
+                    return true;
+                }
+                index += 1;
+            }
+        }
+        number += 1;
+    }
+    false
+}
+
+/// Whether `name` is one of the names in `list`, each of which a comma follows.
+const fn is_listed(list: &[u8], name: &[u8]) -> bool {
+    let mut start = 0;
+    while start < list.len() {
+        let mut end = start;
+        let mut equal = true;
+        while end < list.len() && list[end] != b',' {
+            let at = end - start;
+            equal = equal && at < name.len() && list[end] == name[at];
+            end += 1;
+        }
+        if equal && end - start == name.len() {
+            return true;
+        }
+        start = end + 1;
+    }
+    false
+}
+
 /// By number.
 pub static TABLE: [Option<Call>; TABLE_LEN] = build();
 
@@ -288,7 +349,9 @@ const fn build() -> [Option<Call>; TABLE_LEN] {
         while index < calls.len() {
             let number = calls[index].number as usize;
             assert!(table[number].is_none(), "a system call is in two families");
-            table[number] = Some(calls[index]);
+            if is_selected(calls[index].name) {
+                table[number] = Some(calls[index]);
+            }
             index += 1;
         }
         family += 1;
@@ -304,6 +367,15 @@ const fn entries() -> [Entry; TABLE_LEN] {
         -(linux_raw_sys::errno::ENOSYS as i64)
     }
     let mut entries: [Entry; TABLE_LEN] = [not_implemented; TABLE_LEN];
+    let mut family = 0;
+    while family < FAMILIES.len() {
+        let mut index = 0;
+        while index < FAMILIES[family].len() {
+            entries[FAMILIES[family][index].number as usize] = left_out;
+            index += 1;
+        }
+        family += 1;
+    }
     let mut number = 0;
     while number < TABLE_LEN {
         if let Some(call) = &TABLE[number] {
@@ -314,12 +386,39 @@ const fn entries() -> [Entry; TABLE_LEN] {
     entries
 }
 
+/// Ends a program that makes a call which the configuration has left out.
+extern "C" fn left_out(ctx: &mut Ctx<'_>) -> i64 {
+    let memory = ctx.thread.mm();
+    let at = memory.original_address(UserAddr(ctx.regs.rip));
+    let (file, offset) = match memory.area_at(at) {
+        Some(area) => area.file().map_or((Vec::new(), 0), |backing| {
+            let path = backing.file.as_ref().and_then(|file| file.path().cloned());
+            let path = path.map_or_else(Vec::new, |path| path.display(None));
+            (path, backing.first * crate::page::PAGE_SIZE as u64 + (at.0 - area.start))
+        }),
+        None => (Vec::new(), 0),
+    };
+    let number = ctx.regs.orig_rax as u32;
+    let record = Record::CallLeftOut { number, address: at.0, file, offset };
+    crate::platform::platform().send_record(&record);
+    ctx.thread.process.begin_exit(Exit::Signal { signal: linux::SIGSYS as u8, core: false });
+    ctx.thread.note_return_work();
+    -(linux_raw_sys::errno::ENOSYS as i64)
+}
+
 /// Runs system call `number` with the arguments in the context's registers; `ENOSYS` where Linux has
 /// none of that number, or where it is not implemented.
 ///
 /// # Errors
 /// The call's own.
 pub fn dispatch(ctx: &mut Ctx<'_>, number: u64) -> SysResult {
+    // A kernel for one program has no names: what shows calls is left out as well.
+    if is_specialised() {
+        return match ENTRIES.get(number as usize) {
+            Some(entry) => from_register(entry(ctx)),
+            None => Err(Errno::ENOSYS),
+        };
+    }
     let call = TABLE.get(number as usize).and_then(Option::as_ref);
     if ctx.thread.process.system.config.strace {
         return crate::strace::traced(ctx, call, number);
@@ -337,3 +436,21 @@ impl fmt::Debug for Call {
 }
 
 const _: () = assert!(linux::__NR_statx < TABLE_LEN as u32);
+
+#[cfg(test)]
+mod tests {
+    use super::is_listed;
+
+    #[test]
+    fn names_are_listed_as_a_whole() {
+        let list = b"openat,read,getpid,";
+        for name in [&b"openat"[..], b"read", b"getpid"] {
+            assert!(is_listed(list, name));
+        }
+        for name in [&b"open"[..], b"readv", b"ead", b"", b"get,pid", b"write"] {
+            assert!(!is_listed(list, name));
+        }
+        assert!(!is_listed(b"", b"read"));
+        assert!(is_listed(b"read", b"read"));
+    }
+}

@@ -118,7 +118,17 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
     command.extend(task.command.iter().cloned());
     let mut host_env = vec![(OsString::from("HERMIX_KERNEL"), kernel())];
     host_env.push(("PATH".into(), PATH.into()));
-    for name in ["HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "HERMIX_ACCEL"] {
+    for name in [
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_RUNTIME_DIR",
+        "HERMIX_ACCEL",
+        // To run on specialised kernels, which are built the first time.
+        "HERMIX_SPECIALISE",
+        "CARGO",
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+    ] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
     host_env.extend(env::var_os("HERMIX_TEST_CPUS").map(|value| ("HERMIX_CPUS".into(), value)));

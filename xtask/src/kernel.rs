@@ -16,6 +16,9 @@ use anyhow::{Context, Result, bail};
 use crate::{repository, run};
 
 const TARGET: &str = "x86_64-unknown-none";
+/// Where the full kernel is built.
+const TARGET_DIR: &str = "target/kernel";
+
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 /// Who compiles the kernel.
@@ -81,7 +84,7 @@ impl Toolchain {
         }
         cargo
             .args(["--quiet", "--locked", "--package", "hx-kernel", "--profile", "kernel"])
-            .args(["--target", TARGET, "--target-dir", "target/kernel"])
+            .args(["--target", TARGET])
             .env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"))
             .env_remove("RUSTFLAGS")
             .current_dir(repository());
@@ -130,11 +133,41 @@ fn linker_script() -> PathBuf {
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::choose()?;
     relink_after_script_change()?;
-    run(&mut toolchain.cargo("build"))?;
+    run(toolchain.cargo("build").args(["--target-dir", TARGET_DIR]))?;
     if !crate::kernel_image().exists() {
         bail!("cargo reports success but left no {}", crate::kernel_image().display());
     }
     Ok(())
+}
+
+/// Builds a kernel with only the system calls that a file lists, at `output`.
+///
+/// # Errors
+/// Where the file lists what is no system call, or the kernel does not compile.
+pub(crate) fn build_specialised(config: &Path, output: &Path) -> Result<()> {
+    let text = fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
+    let table: toml::Table = text.parse().with_context(|| format!("{config:?}"))?;
+    let calls = table.get("calls").and_then(toml::Value::as_array);
+    let calls = calls.with_context(|| format!("{config:?}: no list of calls"))?;
+    let mut list = String::new();
+    for call in calls {
+        let name = call.as_str().with_context(|| format!("{config:?}: {call:?} is no name"))?;
+        if name.parse::<syscalls::Sysno>().is_err() {
+            bail!("{config:?}: {name:?} is no system call");
+        }
+        list.push_str(name);
+        list.push(',');
+    }
+    // A folder of its own, so that the full kernel stays as it is.
+    let folder = "target/kernel-specialised";
+    let toolchain = Toolchain::choose()?;
+    let mut cargo = toolchain.cargo("build");
+    run(cargo.args(["--target-dir", folder]).env("HERMIX_KERNEL_CALLS", list))?;
+    let built = repository().join(folder).join(TARGET).join("kernel/hx-kernel");
+    // A name of its own first: others may build the same.
+    let new = output.with_extension(format!("{}.new", std::process::id()));
+    fs::copy(&built, &new).with_context(|| format!("cannot copy {built:?} to {new:?}"))?;
+    fs::rename(&new, output).with_context(|| format!("cannot create {output:?}"))
 }
 
 /// Lints the kernel; warnings are errors.
@@ -144,6 +177,7 @@ pub(crate) fn build() -> Result<()> {
 pub(crate) fn clippy() -> Result<()> {
     let toolchain = Toolchain::choose()?;
     let mut clippy = toolchain.cargo("clippy");
+    clippy.args(["--target-dir", TARGET_DIR]);
     if toolchain == Toolchain::Debian && !Path::new("/usr/bin/cargo-clippy").exists() {
         println!("kernel clippy: skipped, Debian's rust-web-clippy is not installed");
         return Ok(());

@@ -25,7 +25,14 @@ struct Options {
 #[derive(Subcommand)]
 enum Task {
     /// Builds the kernel and prints nothing when all is well.
-    Kernel,
+    Kernel {
+        /// With only the system calls that this file lists; hx-analyze -o FILE writes one.
+        #[arg(long, value_name = "FILE", requires = "output")]
+        config: Option<PathBuf>,
+        /// Where to put a kernel with a configuration.
+        #[arg(long, value_name = "FILE", requires = "config")]
+        output: Option<PathBuf>,
+    },
     /// Lints the kernel with clippy, if the compiler that builds it has one.
     KernelClippy,
     /// Checks the instructions and segments of the kernel that was built last.
@@ -36,7 +43,10 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Options::parse().task {
-        Task::Kernel => kernel::build(),
+        Task::Kernel { config: Some(config), output: Some(output) } => {
+            kernel::build_specialised(&config, &output)
+        }
+        Task::Kernel { .. } => kernel::build(),
         Task::KernelClippy => kernel::clippy(),
         Task::KernelCheck => image::check(),
         Task::Licences => licences::check(),

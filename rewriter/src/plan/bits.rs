@@ -67,6 +67,15 @@ impl Bits {
         self.0.iter().zip(&other.0).map(|(a, b)| (a | b).count_ones() as usize).sum()
     }
 
+    /// The set bits, ascending.
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().flat_map(|(n, &word)| {
+            core::iter::successors(Some(word), |rest| Some(rest & rest.wrapping_sub(1)))
+                .take_while(|rest| *rest != 0)
+                .map(move |rest| n * 64 + rest.trailing_zeros() as usize)
+        })
+    }
+
     /// The nearest set bit below `index`, no more than `reach` (at most 63) away.
     pub(super) fn previous(&self, index: usize, reach: usize) -> Option<usize> {
         let start = index.saturating_sub(reach);

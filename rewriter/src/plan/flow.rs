@@ -13,7 +13,7 @@
 //! a known function (which data does by an accident of one in millions), it is code, and what it
 //! calls is as well.
 
-use alloc::{vec, vec::Vec};
+use alloc::{collections::BTreeMap, vec, vec::Vec};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
 use super::{
@@ -57,6 +57,8 @@ pub(super) struct Flow<'i, 'a> {
     entries: Bits,
     /// First bytes after functions: code does not go on here after a call.
     ends: Bits,
+    /// Jump tables: the jump's address and where it goes.
+    tables: BTreeMap<u64, Vec<u64>>,
     pending: Vec<u64>,
     pointers: Vec<u64>,
     found: Vec<Found>,
@@ -70,7 +72,7 @@ pub(super) struct Flow<'i, 'a> {
 }
 
 /// What a decoding on trial has to take back if it fails.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Trial {
     id: u32,
     decoded: Vec<(Index, usize)>,
@@ -107,6 +109,7 @@ impl<'i, 'a> Flow<'i, 'a> {
             targets: Bits::new(len),
             ends: Bits::new(len),
             entries: Bits::new(len),
+            tables: BTreeMap::new(),
             pending: Vec::new(),
             pointers: Vec::new(),
             found: Vec::new(),
@@ -364,6 +367,35 @@ impl<'i, 'a> Flow<'i, 'a> {
         }
     }
 
+    /// Addresses at which functions start, ascending.
+    pub(super) fn entries(&self) -> Vec<u64> {
+        self.addresses(&self.entries).filter(|&address| self.is_start(address)).collect()
+    }
+
+    /// Addresses of all known instructions, ascending.
+    pub(super) fn start_addresses(&self) -> impl Iterator<Item = u64> {
+        self.addresses(&self.starts)
+    }
+
+    fn addresses<'s>(&'s self, bits: &'s Bits) -> impl Iterator<Item = u64> + 's {
+        let mut regions = self.bases.iter().zip(&self.image.regions).peekable();
+        bits.iter().filter_map(move |index| {
+            while regions.next_if(|(base, r)| index >= **base + r.bytes.len()).is_some() {}
+            let (base, region) = regions.peek()?;
+            Some(region.address + index.checked_sub(**base)? as u64)
+        })
+    }
+
+    /// Whether `address` is the first byte after a function.
+    pub(super) fn is_end(&self, address: u64) -> bool {
+        self.locate(address).is_some_and(|(_, index)| self.ends.get(index))
+    }
+
+    /// The targets of the indirect jump at `address`, if its table is known.
+    pub(super) fn table(&self, address: u64) -> Option<&[u64]> {
+        self.tables.get(&address).map(Vec::as_slice)
+    }
+
     /// The instruction that falls through to `address`, decoded.
     pub(super) fn before(&self, address: u64) -> Option<Decoded> {
         let (region, index) = self.locate(address)?;
@@ -471,9 +503,10 @@ impl<'i, 'a> Flow<'i, 'a> {
         if table.len.is_some_and(|_| targets.len() < len) {
             return;
         }
-        for target in targets {
+        for &target in &targets {
             self.go_to(target);
         }
+        self.tables.insert(jump.ip(), targets);
     }
 
     fn recognise_table(&self, jump: &Instruction) -> Option<Table> {

@@ -83,6 +83,8 @@ pub(super) struct Image<'a> {
     is_unwound_by_others: bool,
     /// Whether the file is linked for a fixed address.
     pub(super) fixed: bool,
+    /// Whether there is a table of Go's functions.
+    pub(super) go: bool,
     loads: Vec<Load<'a>>,
 }
 
@@ -127,6 +129,7 @@ impl<'a> Image<'a> {
             has_unwind_tables: false,
             is_unwound_by_others: is_dynamic(file, &phdrs),
             fixed: header.e_type == ET_EXEC,
+            go: false,
             loads,
         };
         image.entries.push(header.e_entry);
@@ -159,6 +162,11 @@ impl<'a> Image<'a> {
         let index = self.loads.partition_point(|load| load.address <= address).checked_sub(1)?;
         let load = self.loads.get(index)?;
         load.bytes.get(usize::try_from(address - load.address).ok()?..).filter(|b| !b.is_empty())
+    }
+
+    /// The loaded segments: address and bytes that the file holds.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
+        self.loads.iter().map(|load| (load.address, load.bytes))
     }
 
     /// The end of the shortest known function that `address` is in.
@@ -315,6 +323,7 @@ impl<'a> Image<'a> {
             file.get(offset..)?.get(..size).filter(|bytes| is_table(bytes))
         });
         for table in tables.take(MAX_TABLES) {
+            self.go = true;
             let word =
                 |at: usize| table.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
             let (Some(count), Some(text), Some(functions)) = (word(8), word(24), word(64)) else {

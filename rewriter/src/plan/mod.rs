@@ -6,6 +6,7 @@
 
 mod bits;
 mod choose;
+pub mod code;
 mod emit;
 mod flow;
 mod image;

@@ -1,0 +1,287 @@
+//! What the dynamic linker does with a file: symbols, relocations, initialisers.
+//!
+//! Nothing here trusts the file: a table that does not parse is taken as absent, and the result
+//! says so ([`Linkage::is_damaged`]).
+
+use std::collections::BTreeMap;
+
+use goblin::elf::{
+    Elf,
+    dynamic::{DT_FINI, DT_INIT},
+    reloc::{
+        R_X86_64_64, R_X86_64_COPY, R_X86_64_GLOB_DAT, R_X86_64_IRELATIVE, R_X86_64_JUMP_SLOT,
+        R_X86_64_RELATIVE,
+    },
+    sym::{STB_LOCAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, STT_TLS},
+};
+use serde::{Deserialize, Serialize};
+
+/// `DT_RELRSZ` and `DT_RELR` of the generic ABI; goblin lacks both.
+const DT_RELRSZ: u64 = 35;
+const DT_RELR: u64 = 36;
+
+/// What a word in memory points to when the program starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A link-time address of the same file.
+    Internal(u64),
+    /// A symbol of [`Linkage::imports`].
+    Import(u32),
+    /// Whatever the function at this link-time address returns (`IRELATIVE`).
+    Resolver(u64),
+    /// The content of a symbol of [`Linkage::imports`] in another file (`COPY`).
+    Copy(u32),
+}
+
+/// A symbol that some other file may define.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Import {
+    pub(crate) name: String,
+    /// The version asked for; empty for any.
+    pub(crate) version: String,
+    pub(crate) is_weak: bool,
+}
+
+/// A symbol that this file defines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Export {
+    pub(crate) name: String,
+    /// Its version; empty for none.
+    pub(crate) version: String,
+    pub(crate) address: u64,
+    pub(crate) size: u64,
+    pub(crate) is_code: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Linkage {
+    pub(crate) entry: u64,
+    pub(crate) is_damaged: bool,
+    pub(crate) imports: Vec<Import>,
+    pub(crate) exports: Vec<Export>,
+    /// Words by address.
+    pub(crate) slots: BTreeMap<u64, Target>,
+    /// Functions that run before and after the program.
+    pub(crate) initialisers: Vec<u64>,
+    /// The same, where they are named by a symbol.
+    pub(crate) initialiser_imports: Vec<u32>,
+    /// Functions that choose implementations while the file is linked.
+    pub(crate) resolvers: Vec<u64>,
+    /// Names of functions for people, by address.
+    pub(crate) names: BTreeMap<u64, String>,
+    /// Addresses at which data objects start, as far as symbols say.
+    pub(crate) objects: Vec<u64>,
+}
+
+/// Makes the section headers vanish, so that damage there does no harm.
+fn without_sections(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = bytes.to_vec();
+    if let Some(header) = copy.get_mut(..64) {
+        header[40..48].fill(0);
+        header[60..64].fill(0);
+    }
+    copy
+}
+
+impl Linkage {
+    /// Reads an ELF file.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
+        let copy;
+        match Elf::parse(bytes) {
+            Ok(elf) => Self::of(&elf, bytes),
+            Err(_) => {
+                copy = without_sections(bytes);
+                let damaged = Self { is_damaged: true, ..Self::default() };
+                Elf::parse(&copy).map_or(damaged, |elf| Self::of(&elf, &copy))
+            }
+        }
+    }
+
+    fn of(elf: &Elf<'_>, bytes: &[u8]) -> Self {
+        let mut linkage = Self { entry: elf.entry, ..Self::default() };
+        let word = |address: u64| word_at(elf, bytes, address);
+        let versions = versions(elf);
+        // Dynamic symbols: index in the table to index of the import.
+        let mut imports = BTreeMap::new();
+        for (index, symbol) in elf.dynsyms.iter().enumerate() {
+            let Some(name) = elf.dynstrtab.get_at(symbol.st_name) else { continue };
+            if name.is_empty() || symbol.st_type() == STT_TLS {
+                continue;
+            }
+            let version = elf.versym.as_ref().and_then(|table| table.get_at(index));
+            let version = version.map_or(0, |version| version.version());
+            // 0 and 1 are local and global, which is no version.
+            let version = match version {
+                0 | 1 => String::new(),
+                version => versions.get(&version).cloned().unwrap_or_default(),
+            };
+            if symbol.st_bind() != STB_LOCAL {
+                imports.insert(index, linkage.imports.len() as u32);
+                linkage.imports.push(Import {
+                    name: name.to_owned(),
+                    version: version.clone(),
+                    is_weak: symbol.st_bind() == STB_WEAK,
+                });
+            }
+            let is_code = matches!(symbol.st_type(), STT_FUNC | STT_GNU_IFUNC);
+            if symbol.st_shndx != 0 && symbol.st_bind() != STB_LOCAL {
+                linkage.exports.push(Export {
+                    name: name.to_owned(),
+                    version,
+                    address: symbol.st_value,
+                    size: symbol.st_size,
+                    is_code,
+                });
+            }
+            if symbol.st_type() == STT_GNU_IFUNC && symbol.st_shndx != 0 {
+                linkage.resolvers.push(symbol.st_value);
+            }
+        }
+        for (table, strings) in [(&elf.dynsyms, &elf.dynstrtab), (&elf.syms, &elf.strtab)] {
+            for symbol in table.iter().filter(|symbol| symbol.st_shndx != 0) {
+                match symbol.st_type() {
+                    STT_FUNC | STT_GNU_IFUNC => {
+                        if let Some(name) = strings.get_at(symbol.st_name) {
+                            linkage.names.entry(symbol.st_value).or_insert_with(|| name.to_owned());
+                        }
+                    }
+                    STT_OBJECT => linkage.objects.push(symbol.st_value),
+                    _ => {}
+                }
+            }
+        }
+        // A static program has no dynamic section; its own start reads the table.
+        let is_static = elf.dynamic.is_none();
+        let tables = elf.shdr_relocs.iter().filter(|_| is_static).map(|(_, table)| table);
+        let tables = [&elf.dynrelas, &elf.pltrelocs].into_iter().chain(tables);
+        for reloc in tables.flat_map(|table| table.iter()) {
+            let addend = reloc.r_addend.unwrap_or(0);
+            let target = match reloc.r_type {
+                R_X86_64_RELATIVE => Target::Internal(addend as u64),
+                R_X86_64_IRELATIVE => {
+                    linkage.resolvers.push(addend as u64);
+                    Target::Resolver(addend as u64)
+                }
+                R_X86_64_64 | R_X86_64_GLOB_DAT | R_X86_64_JUMP_SLOT => {
+                    match imports.get(&reloc.r_sym) {
+                        Some(&import) => Target::Import(import),
+                        // A local symbol: its value is in the table.
+                        None => match elf.dynsyms.get(reloc.r_sym) {
+                            Some(symbol) => {
+                                Target::Internal(symbol.st_value.wrapping_add_signed(addend))
+                            }
+                            None => continue,
+                        },
+                    }
+                }
+                R_X86_64_COPY => match imports.get(&reloc.r_sym) {
+                    Some(&import) => Target::Copy(import),
+                    None => continue,
+                },
+                _ => continue,
+            };
+            linkage.slots.insert(reloc.r_offset, target);
+        }
+        let dynamic = elf.dynamic.as_ref().map_or(&[][..], |dynamic| &dynamic.dyns);
+        let value = |tag| dynamic.iter().find(|entry| entry.d_tag == tag).map(|entry| entry.d_val);
+        if let (Some(address), Some(size)) = (value(DT_RELR), value(DT_RELRSZ)) {
+            linkage.read_relr(address, size, &word);
+        }
+        linkage.initialisers.extend([DT_INIT, DT_FINI].into_iter().filter_map(value));
+        linkage.read_arrays(elf, &value, &word);
+        linkage.objects.sort_unstable();
+        linkage.objects.dedup();
+        linkage.resolvers.sort_unstable();
+        linkage.resolvers.dedup();
+        linkage
+    }
+
+    fn read_relr(&mut self, address: u64, size: u64, word: &impl Fn(u64) -> Option<u64>) {
+        let mut next = 0_u64;
+        for at in (0..size / 8).map(|n| address.wrapping_add(n * 8)) {
+            let Some(entry) = word(at) else { return };
+            let mut slot = |at: u64| {
+                if let Some(value) = word(at) {
+                    self.slots.insert(at, Target::Internal(value));
+                }
+            };
+            if entry & 1 == 0 {
+                slot(entry);
+                next = entry.wrapping_add(8);
+            } else {
+                for bit in (0..63).filter(|bit| entry >> (bit + 1) & 1 != 0) {
+                    slot(next.wrapping_add(bit * 8));
+                }
+                next = next.wrapping_add(63 * 8);
+            }
+        }
+    }
+
+    /// Arrays of initialisers: by the dynamic section, and in static programs by their sections.
+    fn read_arrays(
+        &mut self,
+        elf: &Elf<'_>,
+        value: &impl Fn(u64) -> Option<u64>,
+        word: &impl Fn(u64) -> Option<u64>,
+    ) {
+        use goblin::elf::{
+            dynamic::{
+                DT_FINI_ARRAY, DT_FINI_ARRAYSZ, DT_INIT_ARRAY, DT_INIT_ARRAYSZ, DT_PREINIT_ARRAY,
+                DT_PREINIT_ARRAYSZ,
+            },
+            section_header::{SHT_FINI_ARRAY, SHT_INIT_ARRAY, SHT_PREINIT_ARRAY},
+        };
+        let mut arrays = Vec::new();
+        for (start, size) in [
+            (DT_INIT_ARRAY, DT_INIT_ARRAYSZ),
+            (DT_FINI_ARRAY, DT_FINI_ARRAYSZ),
+            (DT_PREINIT_ARRAY, DT_PREINIT_ARRAYSZ),
+        ] {
+            arrays.extend(value(start).zip(value(size)));
+        }
+        let kinds = [SHT_INIT_ARRAY, SHT_FINI_ARRAY, SHT_PREINIT_ARRAY];
+        let sections = elf.section_headers.iter().filter(|s| kinds.contains(&s.sh_type));
+        arrays.extend(sections.map(|s| (s.sh_addr, s.sh_size)));
+        for (start, size) in arrays {
+            for at in (0..size.min(1 << 20) / 8).map(|n| start.wrapping_add(n * 8)) {
+                let Some(stored) = word(at) else { break };
+                match self.slots.get(&at) {
+                    Some(Target::Internal(address)) => self.initialisers.push(*address),
+                    Some(Target::Import(import)) => self.initialiser_imports.push(*import),
+                    Some(_) => {}
+                    None => self.initialisers.push(stored),
+                }
+            }
+        }
+        self.initialisers.sort_unstable();
+        self.initialisers.dedup();
+    }
+}
+
+fn word_at(elf: &Elf<'_>, bytes: &[u8], address: u64) -> Option<u64> {
+    let load = elf.program_headers.iter().find(|header| {
+        header.p_type == goblin::elf::program_header::PT_LOAD
+            && address >= header.p_vaddr
+            && address - header.p_vaddr < header.p_filesz
+    })?;
+    let offset = usize::try_from(load.p_offset.checked_add(address - load.p_vaddr)?).ok()?;
+    bytes.get(offset..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
+/// Names of the symbol versions that the file asks for and defines, by their index.
+fn versions(elf: &Elf<'_>) -> BTreeMap<u16, String> {
+    let string = |offset: usize| elf.dynstrtab.get_at(offset).unwrap_or("").to_owned();
+    let mut versions = BTreeMap::new();
+    for file in elf.verneed.iter().flat_map(|needed| needed.iter()) {
+        for entry in file.iter() {
+            versions.insert(entry.vna_other & 0x7fff, string(entry.vna_name));
+        }
+    }
+    for entry in elf.verdef.iter().flat_map(|defined| defined.iter()) {
+        if let Some(name) = entry.iter().next() {
+            versions.insert(entry.vd_ndx & 0x7fff, string(name.vda_name));
+        }
+    }
+    versions
+}

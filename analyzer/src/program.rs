@@ -1,0 +1,802 @@
+//! A whole program: its files, linked, and what of them can be reached.
+//!
+//! Reached is what the program's and its dynamic linker's entry points and the initialisers of
+//! every loaded file lead to. A function whose address is taken by anything that is reached, in
+//! code or in data, may be called by whoever calls through a pointer, so it is reached as well:
+//! signal handlers, thread functions, methods in tables.
+//!
+//! Symbols are bound as the dynamic linker binds them: the first file in load order that defines
+//! the name in the version asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use hx_libraries::{
+    object::{Bytes, Object},
+    search::{Linker, Search},
+    tree::{Kind, Tree, lookup},
+};
+use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
+
+use crate::{
+    cache::Cache,
+    numbers::{Callee, Source},
+    summary::{Link, Summary},
+    value::Place,
+};
+
+/// The most files of one program.
+const MAX_FILES: usize = 4096;
+
+/// What to analyse.
+#[derive(Debug, Default)]
+pub struct Request {
+    /// The program, as the tree names it.
+    pub program: PathBuf,
+    /// `LD_LIBRARY_PATH` of the program.
+    pub library_path: Option<OsString>,
+    /// `LD_PRELOAD` of the program.
+    pub preload: Option<OsString>,
+    /// Further libraries that the program loads, and programs that it executes.
+    pub also: Vec<PathBuf>,
+}
+
+/// How a file comes to be in the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The program, its interpreter and what they need: symbols are looked up here.
+    Global,
+    /// A variant of a library for better processors.
+    Variant,
+    /// Loaded while the program runs.
+    Opened,
+}
+
+/// One ELF file.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) summary: Summary,
+    scope: Scope,
+    /// Whose symbols it sees: 0, or the number of the program that is executed.
+    world: usize,
+    /// Whether it was opened by its own name, not because another needs it.
+    is_named: bool,
+    object: Object,
+}
+
+/// A node of the program: file and node.
+pub(crate) type At = (u32, u32);
+
+/// A site's node and address and, for a wrapper's, where the number is passed.
+pub(crate) type Way = (At, u64, Option<(At, u64)>);
+
+/// A system call that may be made.
+#[derive(Clone, Debug, Default)]
+pub struct Reached {
+    /// The sites and, for wrappers, the calls that pass the number.
+    pub(crate) sites: Vec<Way>,
+}
+
+/// Something that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Unresolved {
+    /// The file.
+    pub file: PathBuf,
+    /// Link-time address of the instruction.
+    pub address: u64,
+    /// The function that it is in.
+    pub function: String,
+    /// What is not known about it.
+    pub reason: String,
+}
+
+/// The result.
+#[derive(Debug, Default)]
+pub struct Analysis {
+    pub(crate) files: Vec<File>,
+    /// By number.
+    pub calls: BTreeMap<u32, Reached>,
+    /// Sites whose number is not known: the program may make any call there.
+    pub unresolved: Vec<Unresolved>,
+    /// What is taken for granted, and may not hold.
+    pub assumptions: Vec<Unresolved>,
+    /// By number of the call, the values of the argument that decides; `None` where any may be.
+    pub arguments: BTreeMap<u32, Option<BTreeSet<u64>>>,
+    parents: HashMap<At, (At, &'static str)>,
+    reached: Vec<Vec<bool>>,
+    taken: HashSet<At>,
+}
+
+/// Builds an [`Analysis`].
+struct Linking<'t> {
+    tree: &'t dyn Tree,
+    cache: &'t Cache,
+    request: &'t Request,
+    analysis: Analysis,
+    /// Name to the files and definitions that define it, in load order, for each world.
+    symbols: HashMap<String, Vec<(u32, u32)>>,
+    bound: HashMap<(u32, u32), Vec<At>>,
+    by_path: HashMap<(usize, PathBuf), u32>,
+    programs: Vec<(PathBuf, Linker)>,
+    todo: VecDeque<At>,
+    /// Names of libraries already looked for.
+    asked: HashSet<(usize, String)>,
+    /// Names of symbols that are looked up while the program runs.
+    looked_up: HashSet<(usize, String)>,
+    /// Worlds in which names that are not known are looked up.
+    looks_up_any: HashSet<usize>,
+    nss: HashSet<usize>,
+}
+
+/// Analyses a program of `tree`.
+///
+/// # Errors
+/// Where the program, its interpreter or one of its libraries is missing or no x86-64 ELF file.
+pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Analysis> {
+    let mut linking = Linking {
+        tree,
+        cache,
+        request,
+        analysis: Analysis::default(),
+        symbols: HashMap::new(),
+        bound: HashMap::new(),
+        by_path: HashMap::new(),
+        programs: Vec::new(),
+        todo: VecDeque::new(),
+        asked: HashSet::new(),
+        looked_up: HashSet::new(),
+        looks_up_any: HashSet::new(),
+        nss: HashSet::new(),
+    };
+    linking.add_program(&request.program)?;
+    for path in &request.also {
+        linking.add_also(path)?;
+    }
+    linking.reach();
+    linking.count();
+    Ok(linking.analysis)
+}
+
+impl Linking<'_> {
+    fn read(&self, path: &Path) -> Result<(PathBuf, Vec<u8>, Object)> {
+        let (real, node) = lookup(self.tree, path)
+            .with_context(|| format!("{}: cannot be found", path.display()))?;
+        if node.kind() != Kind::File {
+            bail!("{}: is not a regular file", path.display());
+        }
+        let cannot = || format!("{}: cannot be read", path.display());
+        let object = Object::read(&Bytes::open(&node.content).with_context(cannot)?, Role::Program)
+            .or_else(|_| {
+                Object::read(&Bytes::open(&node.content)?, Role::Interpreter)
+                    .map_err(anyhow::Error::from)
+            })
+            .with_context(|| format!("{}: is no x86-64 ELF file", path.display()))?;
+        Ok((real, node.content.read().with_context(cannot)?, object))
+    }
+
+    /// Follows `#!` lines to an ELF program.
+    fn resolve_script(&self, path: &Path) -> Result<PathBuf> {
+        let mut path = path.to_path_buf();
+        for _ in 0..=MAX_INTERPRETER_DEPTH {
+            let (_, node) = lookup(self.tree, &path)
+                .with_context(|| format!("{}: cannot be found", path.display()))?;
+            let head = node.content.read_at(0, 256)?;
+            let Some(script) = Script::parse(&head).ok().flatten() else { return Ok(path) };
+            path = PathBuf::from(OsStr::from_bytes(&script.interpreter));
+        }
+        bail!("{}: its #! lines lead nowhere", path.display())
+    }
+
+    fn add_program(&mut self, path: &Path) -> Result<()> {
+        let path = self.resolve_script(path)?;
+        let world = self.programs.len();
+        let (real, _, object) = self.read(&path)?;
+        let interpreter = object.interpreter.clone().map(PathBuf::from);
+        let linker = interpreter.as_deref().map_or(Linker::Glibc, Linker::of);
+        self.programs.push((real.clone(), linker));
+        let program = self.add_file(&path, Scope::Global, world)?;
+        let mut paths = Vec::new();
+        if interpreter.is_some() {
+            let search = Search::new(self.tree, linker, self.request.library_path.as_deref());
+            paths = search.closure(&real, object, self.request.preload.as_deref())?;
+        }
+        for path in paths {
+            let is_variant = path.to_string_lossy().contains("/glibc-hwcaps/");
+            let scope = if is_variant { Scope::Variant } else { Scope::Global };
+            self.add_file(&path, scope, world)?;
+        }
+        if let Some(interpreter) = interpreter {
+            let interpreter = self.add_file(&interpreter, Scope::Global, world)?;
+            self.root_entry(interpreter);
+        }
+        self.root_entry(program);
+        Ok(())
+    }
+
+    fn root_entry(&mut self, file: u32) {
+        if let Some(entry) = self.analysis.files[file as usize].summary.entry {
+            self.touch((file, entry), None, "starts");
+            self.analysis.taken.insert((file, entry));
+        }
+    }
+
+    /// A library, or a program if it has an interpreter or no name of its own.
+    fn add_also(&mut self, path: &Path) -> Result<()> {
+        let (_, _, object) = self.read(&self.resolve_script(path)?)?;
+        let is_library =
+            object.interpreter.is_none() && (object.soname.is_some() || is_named_library(path));
+        if !is_library {
+            return self.add_program(path);
+        }
+        for world in 0..self.programs.len() {
+            self.open(path.as_os_str(), world, None, true);
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, scope: Scope, world: usize) -> Result<u32> {
+        let (real, bytes, object) = self.read(path)?;
+        if let Some(&index) = self.by_path.get(&(world, real.clone())) {
+            return Ok(index);
+        }
+        let index = self.analysis.files.len();
+        if index >= MAX_FILES {
+            bail!("more than {MAX_FILES} files");
+        }
+        let summary = self.cache.summary(&bytes).with_context(|| real.display().to_string())?;
+        let index = index as u32;
+        for (number, definition) in summary.definitions.iter().enumerate() {
+            self.symbols.entry(definition.name.clone()).or_default().push((index, number as u32));
+        }
+        self.analysis.reached.push(vec![false; summary.nodes.len()]);
+        let initialisers = summary.initialisers.clone();
+        let resolvers = summary.resolvers.clone();
+        self.by_path.insert((world, real.clone()), index);
+        self.analysis.files.push(File {
+            path: real,
+            summary,
+            scope,
+            world,
+            is_named: false,
+            object,
+        });
+        // What was bound before may be bound otherwise now.
+        if scope != Scope::Opened {
+            self.bound.clear();
+        }
+        for node in initialisers {
+            self.touch((index, node), None, "is run when the file is loaded");
+        }
+        for node in resolvers {
+            self.touch_resolver((index, node));
+        }
+        Ok(index)
+    }
+
+    /// A resolver runs whether its function is used or not; what it takes the address of is only
+    /// used if the function is.
+    fn touch_resolver(&mut self, at: At) {
+        let links = self.analysis.files[at.0 as usize].summary.nodes[at.1 as usize].links.clone();
+        for link in links {
+            if let Link::Call(to) | Link::Jump(to) = link {
+                self.touch((at.0, to), None, "is run when the file is linked");
+            }
+        }
+    }
+
+    fn touch(&mut self, at: At, by: Option<At>, how: &'static str) {
+        let Some(reached) = self
+            .analysis
+            .reached
+            .get_mut(at.0 as usize)
+            .and_then(|nodes| nodes.get_mut(at.1 as usize))
+        else {
+            return;
+        };
+        if !*reached {
+            *reached = true;
+            if let Some(by) = by {
+                self.analysis.parents.insert(at, (by, how));
+            }
+            self.todo.push_back(at);
+        }
+    }
+
+    fn take(&mut self, at: At, by: Option<At>, how: &'static str) {
+        self.analysis.taken.insert(at);
+        self.touch(at, by, how);
+    }
+
+    /// What an import of a file is bound to.
+    fn bind(&mut self, file: u32, import: u32) -> Vec<At> {
+        if let Some(bound) = self.bound.get(&(file, import)) {
+            return bound.clone();
+        }
+        let bound = self.bind_to(file, import, |_| true);
+        self.bound.insert((file, import), bound.clone());
+        bound
+    }
+
+    fn bind_to(&self, file: u32, import: u32, accept: impl Fn(u32) -> bool) -> Vec<At> {
+        let files = &self.analysis.files;
+        let me = &files[file as usize];
+        let Some(wanted) = me.summary.imports.get(import as usize) else { return Vec::new() };
+        let Some(all) = self.symbols.get(&wanted.name) else { return Vec::new() };
+        let all: Vec<_> = all
+            .iter()
+            .filter(|(other, _)| files[*other as usize].world == me.world && accept(*other))
+            .collect();
+        let is_version = |(other, definition): &(u32, u32)| {
+            let version = &files[*other as usize].summary.definitions[*definition as usize].version;
+            version.is_empty() || wanted.version.is_empty() || *version == wanted.version
+        };
+        let mut candidates: Vec<_> = all.iter().copied().filter(|c| is_version(c)).collect();
+        if candidates.is_empty() {
+            candidates = all;
+        }
+        let mut result = Vec::new();
+        let mut first = None;
+        for (other, definition) in candidates {
+            let scope = files[*other as usize].scope;
+            let is_used = match scope {
+                // All definitions of the first file, where versions do not tell them apart.
+                Scope::Global => *first.get_or_insert(*other) == *other,
+                Scope::Variant => true,
+                Scope::Opened => me.scope == Scope::Opened || first.is_none(),
+            };
+            if is_used
+                && let Some(node) =
+                    files[*other as usize].summary.definitions[*definition as usize].node
+            {
+                result.push((*other, node));
+            }
+        }
+        result.sort_unstable();
+        result.dedup();
+        result
+    }
+
+    /// Follows links until nothing new is reached.
+    fn reach(&mut self) {
+        loop {
+            while let Some(at) = self.todo.pop_front() {
+                self.follow(at);
+            }
+            self.look_up();
+            self.run_initialisers();
+            if self.todo.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Initialisers that are named by a symbol.
+    fn run_initialisers(&mut self) {
+        for file in 0..self.analysis.files.len() as u32 {
+            let imports = self.analysis.files[file as usize].summary.initialiser_imports.clone();
+            for import in imports {
+                for at in self.bind(file, import) {
+                    self.touch(at, None, "is run when the file is loaded");
+                }
+            }
+        }
+    }
+
+    fn follow(&mut self, at: At) {
+        let (file, _) = at;
+        let node = self.analysis.files[file as usize].summary.nodes[at.1 as usize].clone();
+        let world = self.analysis.files[file as usize].world;
+        for link in node.links {
+            match link {
+                Link::Call(to) => self.touch((file, to), Some(at), "calls"),
+                Link::Jump(to) => self.touch((file, to), Some(at), "jumps to"),
+                Link::Data(to) => self.touch((file, to), Some(at), "uses the data"),
+                Link::Taken(to) => self.take((file, to), Some(at), "takes the address of"),
+                Link::CallImport(import) => {
+                    for to in self.bind(file, import) {
+                        self.touch(to, Some(at), "calls");
+                    }
+                }
+                Link::TakeImport(import) => {
+                    for to in self.bind(file, import) {
+                        self.take(to, Some(at), "takes the address of");
+                    }
+                }
+                Link::CopyImport(import) => {
+                    for to in self.bind_to(file, import, |other| other != file) {
+                        self.touch(to, Some(at), "copies the data");
+                    }
+                }
+            }
+        }
+        for string in node.strings {
+            let text = self.analysis.files[file as usize].summary.strings[string as usize].clone();
+            if text.contains(".so") {
+                self.note_library(&text, world, at);
+            } else {
+                self.looked_up.insert((world, text));
+            }
+        }
+    }
+
+    /// A string that may name a library.
+    fn note_library(&mut self, text: &str, world: usize, at: At) {
+        if text.starts_with("libnss_") && text.contains('%') {
+            if self.nss.insert(world) {
+                for name in self.nss_modules() {
+                    self.open(OsStr::new(&name), world, Some(at), false);
+                }
+            }
+        } else if !text.contains('%') && is_named_library(Path::new(text)) {
+            self.open(OsStr::new(text), world, Some(at), false);
+        }
+    }
+
+    /// The modules that `/etc/nsswitch.conf` names (`man 5 nsswitch.conf`).
+    fn nss_modules(&self) -> BTreeSet<String> {
+        let text = lookup(self.tree, Path::new("/etc/nsswitch.conf"))
+            .and_then(|(_, node)| node.content.read())
+            .unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or(""));
+        let services = lines.filter_map(|line| line.split_once(':')).flat_map(|(_, services)| {
+            services.split_whitespace().filter(|word| !word.starts_with('[')).map(str::to_owned)
+        });
+        services.map(|service| format!("libnss_{service}.so.2")).collect()
+    }
+
+    /// A library is loaded while the program runs, if there is one of that name.
+    fn open(&mut self, name: &OsStr, world: usize, by: Option<At>, is_certain: bool) {
+        let text = name.to_string_lossy().into_owned();
+        if !self.asked.insert((world, text)) {
+            return;
+        }
+        let (program, linker) = self.programs[world].clone();
+        let opener = by.map(|at| &self.analysis.files[at.0 as usize]);
+        let mut object = Object { needed: vec![name.to_owned()], ..Object::default() };
+        let mut path = program;
+        if let Some(opener) = opener {
+            object.runpath.clone_from(&opener.object.runpath);
+            object.rpath.clone_from(&opener.object.rpath);
+            path.clone_from(&opener.path);
+        }
+        let search = Search::new(self.tree, linker, self.request.library_path.as_deref());
+        let Ok(paths) = search.closure(&path, object, None) else { return };
+        for (index, path) in paths.iter().enumerate() {
+            let Ok(file) = self.add_file(path, Scope::Opened, world) else { continue };
+            // A program without an interpreter has none for its libraries either, but the
+            // libraries name the C library, which names it.
+            self.analysis.files[file as usize].is_named |= index == 0;
+            let is_nss = path.to_string_lossy().contains("libnss_");
+            if index == 0 && (is_certain || is_nss) {
+                self.take_all(file);
+            }
+        }
+    }
+
+    /// All functions of a file may be looked up.
+    fn take_all(&mut self, file: u32) {
+        let definitions = &self.analysis.files[file as usize].summary.definitions;
+        let nodes: Vec<u32> =
+            definitions.iter().filter(|d| d.is_code).filter_map(|d| d.node).collect();
+        let data: Vec<u32> =
+            definitions.iter().filter(|d| !d.is_code).filter_map(|d| d.node).collect();
+        for node in nodes {
+            self.take((file, node), None, "may be looked up by name");
+        }
+        for node in data {
+            self.touch((file, node), None, "may be looked up by name");
+        }
+    }
+
+    /// Symbols whose names are strings that reached code knows, in files that look symbols up.
+    fn look_up(&mut self) {
+        for (world, name) in self.looked_up.clone() {
+            let found = self.symbols.get(&name).cloned().unwrap_or_default();
+            for (file, definition) in found {
+                let other = &self.analysis.files[file as usize];
+                if other.world != world {
+                    continue;
+                }
+                if let Some(node) = other.summary.definitions[definition as usize].node {
+                    self.take((file, node), None, "may be looked up by name");
+                }
+            }
+        }
+        // dlsym with names that are not known: the functions of what was opened by itself.
+        for file in 0..self.analysis.files.len() {
+            let File { summary, world, .. } = &self.analysis.files[file];
+            let is_any = summary.uses.iter().any(|call| {
+                let Callee::Import(import) = call.callee else { return false };
+                matches!(&*summary.imports[import as usize].name, "dlsym" | "dlvsym")
+                    && call.place == Place::Register(6)
+                    && self.analysis.reached[file][call.node as usize]
+                    && call.value.iter().any(|source| !matches!(source, Source::Const(_)))
+            });
+            let world = *world;
+            if is_any && self.looks_up_any.insert(world) {}
+        }
+        for file in 0..self.analysis.files.len() {
+            let File { world, scope, is_named, .. } = &self.analysis.files[file];
+            if *scope == Scope::Opened && *is_named && self.looks_up_any.contains(world) {
+                self.take_all(file as u32);
+            }
+        }
+    }
+
+    /// The numbers at the sites that are reached.
+    fn count(&mut self) {
+        let mut solver = Solver { linking: self, known: HashMap::new() };
+        let mut calls: BTreeMap<u32, Reached> = BTreeMap::new();
+        let mut unresolved = BTreeSet::new();
+        let mut arguments: BTreeMap<u32, Option<BTreeSet<u64>>> = BTreeMap::new();
+        let files = solver.linking.analysis.files.len();
+        for file in 0..files as u32 {
+            let sites = solver.linking.analysis.files[file as usize].summary.sites.clone();
+            for site in sites {
+                let at = (file, site.node);
+                if !solver.linking.is_reached(at) {
+                    continue;
+                }
+                let mut numbers = BTreeSet::new();
+                for (value, by) in solver.values(file, &site.number, (at, site.address)) {
+                    match value {
+                        Ok(number) => {
+                            let number = number as u32;
+                            numbers.insert(number);
+                            let by = (by != (at, site.address)).then_some(by);
+                            calls.entry(number).or_default().sites.push((at, site.address, by));
+                        }
+                        Err(reason) => {
+                            unresolved.insert(solver.linking.analysis.unknown(by, reason));
+                        }
+                    }
+                }
+                for (number, sources) in &site.argument {
+                    if !numbers.contains(number) {
+                        continue;
+                    }
+                    let entry = arguments.entry(*number).or_insert_with(|| Some(BTreeSet::new()));
+                    for (value, _) in solver.values(file, sources, (at, site.address)) {
+                        match (value, &mut *entry) {
+                            (Ok(value), Some(set)) => {
+                                set.insert(value);
+                            }
+                            _ => *entry = None,
+                        }
+                    }
+                }
+            }
+        }
+        self.analysis.calls = calls;
+        self.analysis.unresolved = unresolved.into_iter().collect();
+        self.analysis.arguments = arguments;
+        self.note_assumptions();
+    }
+
+    /// Libraries whose names are not known.
+    fn note_assumptions(&mut self) {
+        let mut assumptions = BTreeSet::new();
+        for (index, file) in self.analysis.files.iter().enumerate() {
+            if file.summary.is_damaged {
+                assumptions.insert(Unresolved {
+                    file: file.path.clone(),
+                    address: 0,
+                    function: String::new(),
+                    reason: "its symbols cannot be read; it is taken to have none".to_owned(),
+                });
+            }
+            for call in &file.summary.uses {
+                let Callee::Import(import) = call.callee else { continue };
+                let name = &*file.summary.imports[import as usize].name;
+                let is_loader = matches!(name, "dlopen" | "dlmopen" | "__libc_dlopen_mode");
+                let place = if name == "dlmopen" { 6 } else { 7 };
+                if is_loader
+                    && call.place == Place::Register(place)
+                    && self.analysis.reached[index][call.node as usize]
+                    && call.value.iter().any(|source| !matches!(source, Source::Const(_)))
+                {
+                    let at = ((index as u32, call.node), call.address);
+                    let reason = "a library whose name is computed is loaded; --also names it";
+                    assumptions.insert(self.analysis.unknown(at, reason));
+                }
+            }
+        }
+        self.analysis.assumptions = assumptions.into_iter().collect();
+    }
+
+    fn is_reached(&self, at: At) -> bool {
+        self.analysis.reached[at.0 as usize][at.1 as usize]
+    }
+}
+
+/// A value or why there is none, and where it is set.
+type Found = (Result<u64, &'static str>, (At, u64));
+
+/// Follows parameters to callers.
+struct Solver<'l, 't> {
+    linking: &'l mut Linking<'t>,
+    known: HashMap<(At, Place), Vec<Found>>,
+}
+
+impl Solver<'_, '_> {
+    fn values(&mut self, file: u32, sources: &[Source], by: (At, u64)) -> Vec<Found> {
+        let mut found = Vec::new();
+        for source in sources {
+            match source {
+                Source::Const(value) => found.push((Ok(*value), by)),
+                Source::Unknown => found.push((Err("the number is computed"), by)),
+                Source::Param(_, place @ (Place::Word(word) | Place::Behind(word, _))) => {
+                    found.extend(self.word(file, *word, *place));
+                }
+                Source::Param(node, place) => {
+                    found.extend(self.parameter((file, *node), *place));
+                }
+            }
+        }
+        found
+    }
+
+    /// What reached code of a file stores in a word, and what it holds at first.
+    fn word(&mut self, file: u32, word: u64, place: Place) -> Vec<Found> {
+        let key = ((file, u32::MAX), place);
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        self.known.insert(key, Vec::new());
+        let uses = self.linking.analysis.files[file as usize].summary.uses.clone();
+        let mut found = Vec::new();
+        for call in uses {
+            if call.callee == Callee::Word(word)
+                && call.place == place
+                && self.linking.is_reached((file, call.node))
+            {
+                found.extend(self.values(file, &call.value, ((file, call.node), call.address)));
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        self.known.insert(key, found.clone());
+        found
+    }
+
+    /// What reached callers of a node put in a place. Circles contribute nothing.
+    fn parameter(&mut self, callee: At, place: Place) -> Vec<Found> {
+        if let Some(known) = self.known.get(&(callee, place)) {
+            return known.clone();
+        }
+        self.known.insert((callee, place), Vec::new());
+        let mut found = Vec::new();
+        if !self.linking.is_reached(callee) {
+            return found;
+        }
+        let address =
+            self.linking.analysis.files[callee.0 as usize].summary.nodes[callee.1 as usize].address;
+        if self.linking.analysis.taken.contains(&callee) {
+            found.push((
+                Err("it is a parameter of a function whose address is taken"),
+                (callee, address),
+            ));
+        }
+        for file in 0..self.linking.analysis.files.len() as u32 {
+            let summary = &self.linking.analysis.files[file as usize].summary;
+            let imports: Vec<u32> = if self.linking.analysis.files[callee.0 as usize].world
+                == self.linking.analysis.files[file as usize].world
+            {
+                (0..summary.imports.len() as u32).collect()
+            } else {
+                Vec::new()
+            };
+            let names: HashSet<&str> = self.linking.analysis.files[callee.0 as usize]
+                .summary
+                .definitions
+                .iter()
+                .filter(|d| d.node == Some(callee.1))
+                .map(|d| &*d.name)
+                .collect();
+            let imports: Vec<u32> = imports
+                .into_iter()
+                .filter(|i| names.contains(&*summary.imports[*i as usize].name))
+                .collect();
+            let imports: HashSet<u32> = imports
+                .into_iter()
+                .filter(|i| self.linking.bind(file, *i).contains(&callee))
+                .collect();
+            let summary = &self.linking.analysis.files[file as usize].summary;
+            let mut seen = HashSet::new();
+            let mut calls = Vec::new();
+            for call in &summary.uses {
+                let is_mine = match call.callee {
+                    Callee::Node(node) => (file, node) == callee,
+                    Callee::Import(import) => imports.contains(&import),
+                    Callee::Word(_) => false,
+                };
+                if is_mine && call.place == place {
+                    seen.insert(call.node);
+                    calls.push(call.clone());
+                }
+            }
+            // Callers of imports that were not watched.
+            if !imports.is_empty() {
+                for (node, content) in summary.nodes.iter().enumerate() {
+                    let is_caller = content.links.iter().any(
+                        |link| matches!(link, Link::CallImport(import) if imports.contains(import)),
+                    );
+                    let node = node as u32;
+                    if is_caller
+                        && self.linking.analysis.reached[file as usize][node as usize]
+                        && !seen.contains(&node)
+                        && !is_stub(content)
+                    {
+                        let at = ((file, node), content.address);
+                        found.push((Err("a caller's argument is not known"), at));
+                    }
+                }
+            }
+            for call in calls {
+                if self.linking.is_reached((file, call.node)) {
+                    found.extend(self.values(file, &call.value, ((file, call.node), call.address)));
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        self.known.insert((callee, place), found.clone());
+        found
+    }
+}
+
+/// Whether a node only goes on to an import: its callers are recorded as callers of the import.
+fn is_stub(node: &crate::summary::Node) -> bool {
+    node.links.iter().all(|link| matches!(link, Link::CallImport(_) | Link::Jump(_)))
+        && node.links.iter().filter(|link| matches!(link, Link::CallImport(_))).count() == 1
+}
+
+impl Analysis {
+    fn unknown(&self, (at, address): (At, u64), reason: &str) -> Unresolved {
+        let file = &self.files[at.0 as usize];
+        Unresolved {
+            file: file.path.clone(),
+            address,
+            function: file.summary.name_of(address),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// How control comes to `at`: from a start of the program on, what each step is and how it
+    /// leads to the next.
+    pub(crate) fn chain(&self, at: At) -> Vec<(At, &'static str)> {
+        let mut chain = vec![(at, "")];
+        let mut at = at;
+        while let Some((by, how)) = self.parents.get(&at) {
+            chain.push((*by, how));
+            at = *by;
+        }
+        chain.reverse();
+        chain
+    }
+
+    /// File and function of a node.
+    pub(crate) fn describe(&self, at: At) -> (&Path, String) {
+        let file = &self.files[at.0 as usize];
+        let node = &file.summary.nodes[at.1 as usize];
+        let name = if at.1 < file.summary.code_nodes {
+            file.summary.name_of(node.address)
+        } else {
+            format!("data_{:x}", node.address)
+        };
+        (&file.path, name)
+    }
+}
+
+fn is_named_library(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let Some((stem, rest)) = name.split_once(".so") else { return false };
+    !stem.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}

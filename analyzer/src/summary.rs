@@ -1,0 +1,749 @@
+//! What one file contributes, whatever program it is part of: a graph of its functions and data.
+//!
+//! A *node* is a stretch of code from one function's first instruction to the next one's, or a
+//! stretch of data that holds addresses. Links say what a node leads to once it is executed or its
+//! address is known. All code of a node counts as reached when any of it is, so a jump into the
+//! middle of a function, or one whose targets are not known, needs no care.
+//!
+//! Summaries depend on nothing but the file, and are kept by its content ([`crate::cache`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use hx_rewriter::plan::{
+    PlanError,
+    code::{Code, recover},
+};
+use iced_x86::{
+    Code as Opcode, FlowControl, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    linkage::{Import, Linkage, Target},
+    numbers::{self, Site, Use},
+};
+
+/// Changes whenever summaries do.
+pub(crate) const VERSION: u32 = 5;
+
+/// What a node leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Link {
+    /// Calls this node.
+    Call(u32),
+    /// Jumps or falls into this node.
+    Jump(u32),
+    /// Takes the address of the function there: whoever has it may call it.
+    Taken(u32),
+    /// Takes the address of data.
+    Data(u32),
+    /// Calls what this import is bound to.
+    CallImport(u32),
+    /// Takes the address of what this import is bound to.
+    TakeImport(u32),
+    /// Holds a copy of what this import is in another file.
+    CopyImport(u32),
+}
+
+/// A function, or data with addresses in it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) address: u64,
+    pub(crate) links: Vec<Link>,
+    /// Strings that may name libraries or symbols: indices of [`Summary::strings`].
+    pub(crate) strings: Vec<u32>,
+}
+
+/// A defined symbol.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Definition {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// `None` for data without addresses in it.
+    pub(crate) node: Option<u32>,
+    pub(crate) is_code: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// Code first, then data; each by address.
+    pub(crate) nodes: Vec<Node>,
+    /// How many of them are code.
+    pub(crate) code_nodes: u32,
+    pub(crate) entry: Option<u32>,
+    /// Whether symbols and relocations could not be read.
+    pub(crate) is_damaged: bool,
+    /// Nodes that run because the file is loaded.
+    pub(crate) initialisers: Vec<u32>,
+    /// The same, as imports.
+    pub(crate) initialiser_imports: Vec<u32>,
+    /// Nodes that run when the file is linked.
+    pub(crate) resolvers: Vec<u32>,
+    pub(crate) imports: Vec<Import>,
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) uses: Vec<Use>,
+    pub(crate) strings: Vec<String>,
+    /// Names of functions, by address.
+    pub(crate) names: Vec<(u64, String)>,
+}
+
+impl Summary {
+    /// The name of the function that `address` is in, with the distance from its start.
+    pub(crate) fn name_of(&self, address: u64) -> String {
+        let index = self.names.partition_point(|(start, _)| *start <= address);
+        let node = self.nodes[..self.code_nodes as usize]
+            .partition_point(|node| node.address <= address)
+            .checked_sub(1)
+            .map_or(address, |node| self.nodes[node].address);
+        match self.names[..index].last() {
+            Some((start, name)) if *start >= node => match address - start {
+                0 => name.clone(),
+                distance => format!("{name}+{distance:#x}"),
+            },
+            _ => match address - node {
+                0 => format!("fn_{node:x}"),
+                distance => format!("fn_{node:x}+{distance:#x}"),
+            },
+        }
+    }
+}
+
+/// Analyses a file.
+///
+/// # Errors
+/// [`PlanError`] for what is no x86-64 ELF file.
+pub(crate) fn summarise(bytes: &[u8]) -> Result<Summary, PlanError> {
+    let linkage = Linkage::read(bytes);
+    recover(bytes, |code| Builder::new(code, linkage).build())
+}
+
+/// The longest string that is taken for the name of a library or symbol.
+const MAX_STRING: usize = 128;
+
+/// What is known while the graph is made.
+pub(crate) struct Builder<'c, 'i, 'a> {
+    pub(crate) code: &'c Code<'i, 'a>,
+    pub(crate) linkage: Linkage,
+    /// First addresses of code nodes, sorted.
+    pub(crate) starts: Vec<u64>,
+    /// First addresses of stretches of data, sorted.
+    chunks: Vec<u64>,
+    /// The nodes of those that hold addresses.
+    chunk_nodes: HashMap<u64, u32>,
+    pub(crate) nodes: Vec<Node>,
+    strings: BTreeMap<String, u32>,
+    /// Jumps into the middle of another node: from node, to node.
+    pub(crate) middles: Vec<(u32, u32)>,
+    /// Direct calls and jumps to other nodes: where, and to which.
+    pub(crate) calls: Vec<(u64, u32)>,
+    /// Calls and jumps through a word: where, and which.
+    pub(crate) slot_calls: Vec<(u64, u64)>,
+    /// Instructions other than `mov` from a register that may write the word, by its address.
+    pub(crate) odd_writes: HashSet<u64>,
+    /// `mov`s to a word: where, and which word.
+    pub(crate) stores: Vec<(u64, u64)>,
+    /// Words whose address something takes.
+    pub(crate) known_words: HashSet<u64>,
+    /// `syscall` instructions, with the start of the gap if they are in one.
+    pub(crate) syscalls: Vec<(u64, Option<u64>)>,
+    /// Addresses inside functions that something takes, sorted.
+    pub(crate) labels: Vec<u64>,
+    takes_symbols: bool,
+    info: InstructionInfoFactory,
+    low: u64,
+    high: u64,
+}
+
+impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
+    fn new(code: &'c Code<'i, 'a>, linkage: Linkage) -> Self {
+        let low = code.segments().map(|(address, _)| address).min().unwrap_or(0);
+        let high = code.segments().map(|(a, bytes)| a + bytes.len() as u64).max().unwrap_or(0);
+        let imports_dlsym =
+            linkage.imports.iter().any(|i| matches!(&*i.name, "dlsym" | "dlvsym" | "dlopen"));
+        Self {
+            code,
+            labels: Vec::new(),
+            takes_symbols: imports_dlsym,
+            info: InstructionInfoFactory::new(),
+            linkage,
+            starts: Vec::new(),
+            chunks: Vec::new(),
+            chunk_nodes: HashMap::new(),
+            nodes: Vec::new(),
+            strings: BTreeMap::new(),
+            middles: Vec::new(),
+            calls: Vec::new(),
+            odd_writes: HashSet::new(),
+            stores: Vec::new(),
+            known_words: HashSet::new(),
+            slot_calls: Vec::new(),
+            syscalls: Vec::new(),
+            low,
+            high,
+        }
+    }
+
+    fn build(mut self) -> Summary {
+        if self.code.is_fixed() {
+            self.scan_words();
+        }
+        self.find_starts();
+        self.make_nodes();
+        self.link_code();
+        self.link_data();
+        for node in &mut self.nodes {
+            node.links.sort_unstable();
+            node.links.dedup();
+            node.strings.sort_unstable();
+            node.strings.dedup();
+        }
+        self.syscalls.sort_unstable();
+        self.syscalls.dedup_by_key(|(address, _)| *address);
+        let (sites, uses) = numbers::find(&self);
+        let code_nodes = self.starts.len() as u32;
+        let mut initialisers: Vec<u32> =
+            self.linkage.initialisers.iter().filter_map(|&at| self.node_of(at)).collect();
+        if self.code.is_go() {
+            // Method tables hold offsets, not addresses, and the linker has left out what no one
+            // can call.
+            initialisers.extend(0..code_nodes);
+        }
+        let definitions = self
+            .linkage
+            .exports
+            .iter()
+            .map(|export| Definition {
+                name: export.name.clone(),
+                version: export.version.clone(),
+                node: if self.code.is_text(export.address) {
+                    self.node_of(export.address)
+                } else {
+                    self.chunk_of(export.address)
+                },
+                is_code: export.is_code || self.code.is_text(export.address),
+            })
+            .collect();
+        let mut strings = vec![String::new(); self.strings.len()];
+        for (string, index) in &self.strings {
+            strings[*index as usize].clone_from(string);
+        }
+        Summary {
+            entry: self.node_of(self.linkage.entry),
+            initialisers,
+            is_damaged: self.linkage.is_damaged,
+            initialiser_imports: self.linkage.initialiser_imports.clone(),
+            resolvers: self.linkage.resolvers.iter().filter_map(|&at| self.node_of(at)).collect(),
+            definitions,
+            sites,
+            uses,
+            strings,
+            code_nodes,
+            names: self.linkage.names.into_iter().collect(),
+            imports: self.linkage.imports,
+            nodes: self.nodes,
+        }
+    }
+
+    /// The code node that `address` is in.
+    pub(crate) fn node_of(&self, address: u64) -> Option<u32> {
+        if !self.code.is_text(address) {
+            return None;
+        }
+        let index = self.starts.partition_point(|start| *start <= address).checked_sub(1)?;
+        u32::try_from(index).ok()
+    }
+
+    /// The data node that `address` is in, if it holds addresses.
+    fn chunk_of(&self, address: u64) -> Option<u32> {
+        let index = self.chunks.partition_point(|start| *start <= address).checked_sub(1)?;
+        self.chunk_nodes.get(&self.chunks[index]).copied()
+    }
+
+    fn is_data(&self, address: u64) -> bool {
+        (self.low..self.high).contains(&address) && !self.code.is_text(address)
+    }
+
+    /// Words of a file for a fixed address that may be addresses.
+    fn scan_words(&mut self) {
+        for (start, bytes) in self.code.segments() {
+            let headers = headers_len(bytes);
+            let skip = headers + (start + headers as u64).wrapping_neg() as usize % 8;
+            let words = bytes.get(skip..).unwrap_or(&[]).as_chunks::<8>().0;
+            for (n, word) in words.iter().enumerate() {
+                let at = start + (skip + n * 8) as u64;
+                let value = u64::from_le_bytes(*word);
+                if (self.low..self.high).contains(&value) && !self.code.is_text(at) {
+                    self.linkage.slots.entry(at).or_insert(Target::Internal(value));
+                }
+            }
+        }
+    }
+
+    /// The addresses that an instruction computes or holds: not those that it reads or writes.
+    fn addresses(&self, instruction: &Instruction, mut show: impl FnMut(u64)) {
+        let has_memory =
+            (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+        if has_memory && instruction.is_ip_rel_memory_operand() {
+            if instruction.code() == Opcode::Lea_r64_m {
+                show(instruction.ip_rel_memory_address());
+            }
+        } else if has_memory
+            && self.code.is_fixed()
+            && (instruction.memory_base() != Register::None
+                || instruction.memory_index() != Register::None
+                || instruction.mnemonic() == iced_x86::Mnemonic::Lea)
+        {
+            show(instruction.memory_displacement64());
+        }
+        if self.code.is_fixed() && is_branchless(instruction) {
+            for n in 0..instruction.op_count() {
+                if let Ok(value) = instruction.try_immediate(n) {
+                    show(value);
+                    show(value & 0xffff_ffff);
+                }
+            }
+        }
+    }
+
+    /// The address of a word that an instruction reads, and how many bytes it reads.
+    fn slot(instruction: &Instruction) -> Option<(u64, u64)> {
+        let has_memory =
+            (0..instruction.op_count()).any(|n| instruction.op_kind(n) == OpKind::Memory);
+        if !has_memory || instruction.mnemonic() == iced_x86::Mnemonic::Lea {
+            return None;
+        }
+        let is_plain = instruction.memory_base() == Register::None
+            && instruction.memory_index() == Register::None
+            && instruction.segment_prefix() == Register::None;
+        (instruction.is_ip_rel_memory_operand() || is_plain).then(|| {
+            (instruction.memory_displacement64(), instruction.memory_size().size().max(8) as u64)
+        })
+    }
+
+    /// Whether `address` is inside a function that the file describes, and not its start.
+    fn is_inside_function(&self, address: u64) -> bool {
+        let functions = self.code.functions();
+        let index = functions.partition_point(|&(start, _)| start <= address);
+        let near = functions[..index].iter().rev().take(8);
+        let mut inside = false;
+        for &(start, end) in near {
+            if start == address {
+                return false;
+            }
+            inside |= address < end;
+        }
+        inside
+    }
+
+    /// Whether the code at `address` does nothing but go where some word says.
+    pub(crate) fn stub(&self, address: u64) -> Option<u64> {
+        let mut instruction = self.code.decode(address)?;
+        if instruction.mnemonic() == iced_x86::Mnemonic::Endbr64 {
+            instruction = self.code.decode(instruction.next_ip())?;
+        }
+        (instruction.flow_control() == FlowControl::IndirectBranch)
+            .then(|| Self::slot(&instruction).map(|(slot, _)| slot))
+            .flatten()
+    }
+
+    /// Finds where nodes start.
+    fn find_starts(&mut self) {
+        let mut starts: BTreeSet<u64> = self.code.entries().into_iter().collect();
+        starts.extend(self.code.regions().map(|(start, _)| start));
+        let mut chunks: BTreeSet<u64> = self.code.segments().map(|(start, _)| start).collect();
+        chunks.extend(&self.linkage.objects);
+        let mut taken = BTreeSet::new();
+        taken.extend(self.linkage.exports.iter().map(|export| export.address));
+        for target in self.linkage.slots.values() {
+            match target {
+                Target::Internal(address) | Target::Resolver(address) => {
+                    taken.insert(*address);
+                }
+                _ => {}
+            }
+        }
+        let mut jumps = BTreeSet::new();
+        self.code.each_instruction(|instruction| {
+            self.addresses(instruction, |address| {
+                taken.insert(address);
+            });
+            if matches!(
+                instruction.flow_control(),
+                FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch
+            ) && instruction.op0_kind() == OpKind::NearBranch64
+            {
+                let target = instruction.near_branch_target();
+                if target.abs_diff(instruction.ip()) > 64 && !starts.contains(&target) {
+                    jumps.insert(target);
+                }
+            }
+        });
+        for address in taken {
+            if self.code.is_text(address) {
+                if !self.code.is_start(address) {
+                    continue;
+                }
+                if self.is_inside_function(address) {
+                    self.labels.push(address);
+                } else {
+                    starts.insert(address);
+                }
+            } else if self.is_data(address) {
+                chunks.insert(address);
+            }
+        }
+        starts.extend(jumps.into_iter().filter(|&target| self.stub(target).is_some()));
+        self.starts = starts.into_iter().filter(|&start| self.code.is_text(start)).collect();
+        // Text in between (in files without sections) ends a stretch of data.
+        chunks.extend(self.code.regions().map(|(start, bytes)| start + bytes.len() as u64));
+        self.chunks = chunks.into_iter().collect();
+    }
+
+    fn make_nodes(&mut self) {
+        let node = |&address: &u64| Node { address, ..Node::default() };
+        self.nodes = self.starts.iter().map(node).collect();
+        for &slot in self.linkage.slots.keys() {
+            let index = self.chunks.partition_point(|start| *start <= slot);
+            let Some(&start) = index.checked_sub(1).and_then(|index| self.chunks.get(index)) else {
+                continue;
+            };
+            if let std::collections::hash_map::Entry::Vacant(entry) = self.chunk_nodes.entry(start)
+            {
+                entry.insert(self.nodes.len() as u32);
+                self.nodes.push(Node { address: start, ..Node::default() });
+            }
+        }
+    }
+
+    /// Notes that `from` knows `address`.
+    fn link_address(&mut self, from: u32, address: u64) {
+        if self.code.is_text(address) {
+            if self.code.is_start(address)
+                && let Some(to) = self.node_of(address)
+                && (to != from || self.starts[to as usize] == address)
+            {
+                self.link(from, Link::Taken(to));
+            }
+        } else {
+            self.known_words.insert(address);
+        }
+        if self.is_data(address) {
+            if let Some(to) = self.chunk_of(address) {
+                self.link(from, Link::Data(to));
+            }
+            self.note_string(from, address);
+        }
+    }
+
+    fn link_slot(&mut self, from: u32, slot: u64, is_call: bool) {
+        match self.linkage.slots.get(&slot).copied() {
+            Some(Target::Internal(address)) => match self.node_of(address) {
+                Some(to) if is_call => self.link(from, Link::Call(to)),
+                _ => self.link_address(from, address),
+            },
+            Some(Target::Import(import)) if is_call => self.link(from, Link::CallImport(import)),
+            Some(Target::Import(import)) => self.link(from, Link::TakeImport(import)),
+            Some(Target::Copy(import)) => self.link(from, Link::CopyImport(import)),
+            Some(Target::Resolver(address)) => {
+                if let Some(to) = self.node_of(address) {
+                    self.link(from, Link::Taken(to));
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn link(&mut self, from: u32, link: Link) {
+        let node = &mut self.nodes[from as usize];
+        if node.links.last() != Some(&link) {
+            node.links.push(link);
+        }
+    }
+
+    fn note_string(&mut self, from: u32, address: u64) {
+        let Some(bytes) = self.code.read(address) else { return };
+        let bytes = &bytes[..bytes.len().min(MAX_STRING)];
+        let Some(len) = bytes.iter().position(|byte| *byte == 0) else { return };
+        let Ok(text) = std::str::from_utf8(&bytes[..len]) else { return };
+        let is_library = text.contains(".so")
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+            && text.len() > 4;
+        let is_symbol = (self.takes_symbols
+            || self.linkage.imports.is_empty()
+            || self.linkage.names.values().next().is_some() && self.is_interpreter())
+            && text.len() > 2
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if is_library || is_symbol {
+            let next = self.strings.len() as u32;
+            let index = *self.strings.entry(text.to_owned()).or_insert(next);
+            self.nodes[from as usize].strings.push(index);
+        }
+    }
+
+    /// Whether this is a dynamic linker: it finds symbols of others by itself.
+    fn is_interpreter(&self) -> bool {
+        self.linkage.exports.iter().any(|export| {
+            matches!(&*export.name, "_rtld_global" | "__dls3" | "_dlstart" | "__dls2b")
+        })
+    }
+
+    fn link_code(&mut self) {
+        let code = self.code;
+        let mut end = 0;
+        let mut gaps = Vec::new();
+        let mut instructions = |instruction: &Instruction| {
+            if end != 0 && instruction.ip() > end && code.is_text(end) {
+                gaps.push((end, instruction.ip()));
+            }
+            end = end.max(instruction.next_ip());
+            self.link_instruction(instruction, None);
+        };
+        code.each_instruction(&mut instructions);
+        for (start, end) in gaps {
+            self.sweep(start, end);
+        }
+    }
+
+    /// Decodes a gap: landing pads, and what follows jumps whose targets are not known.
+    fn sweep(&mut self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let Some(bytes) = self.code.read(at) else { return };
+            if matches!(bytes.first(), Some(0 | 0xcc | 0x90)) {
+                at += 1;
+                continue;
+            }
+            let Some(instruction) = self.code.decode(at).filter(|i| i.next_ip() <= end) else {
+                return;
+            };
+            if instruction.mnemonic() != iced_x86::Mnemonic::Nop {
+                self.link_instruction(&instruction, Some(start));
+            }
+            at = instruction.next_ip();
+        }
+    }
+
+    fn link_instruction(&mut self, instruction: &Instruction, gap: Option<u64>) {
+        let Some(from) = self.node_of(instruction.ip()) else { return };
+        let mut known = [0; 8];
+        let mut count = 0;
+        self.addresses(instruction, |address| {
+            if count < known.len() {
+                known[count] = address;
+                count += 1;
+            }
+        });
+        for address in &known[..count] {
+            if !(self.code.is_text(*address) && self.is_only_compared(instruction)) {
+                self.link_address(from, *address);
+            }
+        }
+        let is_branch = matches!(
+            instruction.flow_control(),
+            FlowControl::IndirectCall | FlowControl::IndirectBranch
+        );
+        if let Some((slot, size)) = Self::slot(instruction) {
+            if is_branch {
+                self.slot_calls.push((instruction.ip(), slot));
+            } else if instruction.op0_kind() == OpKind::Memory {
+                use iced_x86::Mnemonic::{Cmp, Mov, Push, Test};
+                match instruction.mnemonic() {
+                    Mov => self.stores.push((instruction.ip(), slot)),
+                    Cmp | Push | Test => {}
+                    _ => {
+                        self.odd_writes.insert(slot);
+                    }
+                }
+            } else if instruction.op_count() > 1
+                && instruction.op1_kind() == OpKind::Memory
+                && instruction.mnemonic() == iced_x86::Mnemonic::Xchg
+            {
+                self.odd_writes.insert(slot);
+            }
+            for at in (0..size.min(64)).step_by(8) {
+                self.link_slot(from, slot.wrapping_add(at), is_branch);
+            }
+        }
+        let mut falls = true;
+        match instruction.flow_control() {
+            FlowControl::Call if instruction.code() == Opcode::Syscall => {
+                self.syscalls.push((instruction.ip(), gap));
+            }
+            FlowControl::Call | FlowControl::IndirectCall => {
+                if instruction.op0_kind() == OpKind::NearBranch64
+                    && let Some(to) = self.node_of(instruction.near_branch_target())
+                    && (to != from || self.starts[to as usize] == instruction.near_branch_target())
+                {
+                    self.link(from, Link::Call(to));
+                    self.calls.push((instruction.ip(), to));
+                }
+                falls = !self.code.is_end(instruction.next_ip());
+            }
+            FlowControl::ConditionalBranch
+            | FlowControl::UnconditionalBranch
+            | FlowControl::XbeginXabortXend => {
+                if instruction.op0_kind() == OpKind::NearBranch64 {
+                    let target = instruction.near_branch_target();
+                    if let Some(to) = self.node_of(target)
+                        && to != from
+                    {
+                        self.link(from, Link::Jump(to));
+                        if self.starts[to as usize] == target {
+                            self.calls.push((instruction.ip(), to));
+                        } else {
+                            self.middles.push((from, to));
+                        }
+                    }
+                }
+                falls = instruction.flow_control() != FlowControl::UnconditionalBranch;
+            }
+            FlowControl::IndirectBranch => {
+                for &target in self.code.jump_table(instruction.ip()).unwrap_or(&[]) {
+                    if let Some(to) = self.node_of(target)
+                        && to != from
+                    {
+                        self.link(from, Link::Jump(to));
+                        if self.starts[to as usize] != target {
+                            self.middles.push((from, to));
+                        }
+                    }
+                }
+                falls = false;
+            }
+            FlowControl::Return | FlowControl::Exception => falls = false,
+            FlowControl::Interrupt => falls = instruction.code() != Opcode::Int3,
+            FlowControl::Next => falls = instruction.code() != Opcode::Hlt,
+        }
+        if falls
+            && gap.is_none()
+            && let Some(to) = self.node_of(instruction.next_ip())
+            && to != from
+        {
+            self.link(from, Link::Jump(to));
+        }
+    }
+
+    /// Whether the address that a `lea` computes is compared with others and nothing else, such as
+    /// the bounds of musl's cancellation points: nobody calls it then.
+    fn is_only_compared(&mut self, lea: &Instruction) -> bool {
+        if lea.code() != Opcode::Lea_r64_m {
+            return false;
+        }
+        let register = lea.op0_register();
+        let mut was_compared = false;
+        let mut todo = vec![lea.next_ip()];
+        let mut budget = 32;
+        while let Some(mut at) = todo.pop() {
+            loop {
+                budget -= 1;
+                let Some(next) = self.code.decode(at).filter(|_| budget > 0) else { return false };
+                match next.flow_control() {
+                    FlowControl::Next => {}
+                    FlowControl::ConditionalBranch => todo.push(next.near_branch_target()),
+                    FlowControl::UnconditionalBranch => {
+                        todo.push(next.near_branch_target());
+                        break;
+                    }
+                    // Not in the registers that carry a result.
+                    FlowControl::Return if !matches!(register, Register::RAX | Register::RDX) => {
+                        break;
+                    }
+                    _ => return false,
+                }
+                let is_plain = (0..next.op_count()).all(|n| next.op_kind(n) != OpKind::Memory)
+                    || next.memory_base().full_register() != register
+                        && next.memory_index().full_register() != register;
+                let (mut reads, mut writes) = (false, false);
+                for used in self.info.info(&next).used_registers() {
+                    if used.register().full_register() == register {
+                        let access = used.access();
+                        writes |= matches!(access, OpAccess::Write);
+                        reads |= !matches!(access, OpAccess::Write);
+                    }
+                }
+                if reads {
+                    if !is_plain || next.mnemonic() != iced_x86::Mnemonic::Cmp {
+                        return false;
+                    }
+                    was_compared = true;
+                }
+                if writes {
+                    break;
+                }
+                at = next.next_ip();
+            }
+        }
+        was_compared
+    }
+
+    fn link_data(&mut self) {
+        let slots: Vec<u64> = self.linkage.slots.keys().copied().collect();
+        for slot in slots {
+            if let Some(from) = self.chunk_of(slot) {
+                self.link_slot(from, slot, false);
+            }
+        }
+    }
+
+    /// Every node's first address.
+    pub(crate) fn entries(&self) -> HashSet<u64> {
+        self.starts.iter().copied().collect()
+    }
+}
+
+/// How many bytes of a segment are the file's headers, which hold addresses for others to read.
+fn headers_len(segment: &[u8]) -> usize {
+    let word = |at: usize| segment.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
+    if !segment.starts_with(b"\x7fELF") {
+        return 0;
+    }
+    let count = segment.get(56..58).map_or(0, |count| u16::from_le_bytes([count[0], count[1]]));
+    let end = word(32).and_then(|offset| offset.checked_add(u64::from(count) * 56));
+    end.and_then(|end| usize::try_from(end).ok()).map_or(0, |end| end.min(segment.len()))
+}
+
+/// Whether immediate operands are values rather than targets.
+fn is_branchless(instruction: &Instruction) -> bool {
+    instruction.op_count() > 0 && instruction.op0_kind() != OpKind::NearBranch64
+}
+
+impl Summary {
+    /// Whether all indices are in range: what was kept may be damaged.
+    pub(crate) fn is_sound(&self) -> bool {
+        let nodes = self.nodes.len() as u32;
+        let imports = self.imports.len() as u32;
+        let is_link = |link: &Link| match link {
+            Link::Call(to) | Link::Jump(to) | Link::Taken(to) | Link::Data(to) => *to < nodes,
+            Link::CallImport(to) | Link::TakeImport(to) | Link::CopyImport(to) => *to < imports,
+        };
+        let is_source = |source: &numbers::Source| match source {
+            numbers::Source::Param(node, _) => *node < nodes,
+            _ => true,
+        };
+        self.code_nodes <= nodes
+            && self.nodes.iter().all(|node| {
+                node.links.iter().all(is_link)
+                    && node.strings.iter().all(|n| (*n as usize) < self.strings.len())
+            })
+            && self.entry.is_none_or(|node| node < nodes)
+            && self.initialiser_imports.iter().all(|import| *import < imports)
+            && self.initialisers.iter().chain(&self.resolvers).all(|node| *node < nodes)
+            && self.definitions.iter().all(|d| d.node.is_none_or(|node| node < nodes))
+            && self.sites.iter().all(|site| {
+                site.node < nodes
+                    && site.number.iter().all(is_source)
+                    && site.argument.iter().all(|(_, sources)| sources.iter().all(is_source))
+            })
+            && self.uses.iter().all(|call| {
+                call.node < nodes
+                    && call.value.iter().all(is_source)
+                    && match call.callee {
+                        numbers::Callee::Node(node) => node < nodes,
+                        numbers::Callee::Import(import) => import < imports,
+                        numbers::Callee::Word(_) => true,
+                    }
+            })
+    }
+}

@@ -1,0 +1,451 @@
+//! Small programs, one for each way in which a number comes to a `syscall` or control to a
+//! function: exactly the calls that they can make must be found.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use hx_analyze::{
+    cache::Cache,
+    program::{Analysis, Request, analyse},
+};
+use hx_libraries::tree::HostTree;
+
+/// What the C sources start with: `syscall` instructions with the number in sight.
+const PRELUDE: &str = r#"
+#define CALL(n) ({ long r; __asm__ volatile("syscall" : "=a"(r) : "a"((long)(n)) : "rcx", "r11", "memory"); r; })
+#define GETPID 39
+#define GETUID 102
+#define GETGID 104
+#define GETEUID 107
+#define GETEGID 108
+#define GETPPID 110
+#define EXIT 60
+#define KEEP __attribute__((noinline, noclone, used))
+volatile long argument;
+void start(void);
+__asm__(".globl _start\n_start: xor %ebp, %ebp\n and $-16, %rsp\n call start\n hlt\n");
+"#;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn compile(&self, name: &str, source: &str, flags: &[&str]) -> PathBuf {
+        let file = self.dir.path().join(format!("{name}.c"));
+        fs::write(&file, format!("{PRELUDE}{source}")).unwrap();
+        let output = self.dir.path().join(name);
+        let status = Command::new("gcc")
+            .args(["-O2", "-fno-stack-protector", "-w", "-o"])
+            .arg(&output)
+            .arg(&file)
+            .args(flags)
+            .current_dir(self.dir.path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{name}: gcc {flags:?}");
+        output
+    }
+}
+
+fn analysed(program: &Path, library_path: Option<&Path>) -> Analysis {
+    let request = Request {
+        program: program.to_path_buf(),
+        library_path: library_path.map(|path| path.as_os_str().to_owned()),
+        ..Request::default()
+    };
+    analyse(&HostTree::new("/"), &Cache::none(), &request).unwrap()
+}
+
+const STATIC: [&str; 3] = ["-static", "-nostdlib", "-no-pie"];
+const STATIC_PIE: [&str; 3] = ["-static-pie", "-fPIE", "-nostdlib"];
+
+/// Compiles a program without libraries in four ways and expects exactly these calls.
+fn expect(source: &str, calls: &[&str]) {
+    let fixture = Fixture::new();
+    let expected: BTreeSet<String> = calls.iter().map(|call| (*call).to_owned()).collect();
+    for flags in [STATIC, STATIC_PIE] {
+        for strip in [&[][..], &["-s"]] {
+            let flags = [&flags[..], strip].concat();
+            let program = fixture.compile("program", source, &flags);
+            let analysis = analysed(&program, None);
+            assert_eq!(analysis.names(), expected, "{flags:?}: {:?}", analysis.unresolved);
+            assert!(analysis.is_complete(), "{flags:?}: {:?}", analysis.unresolved);
+        }
+    }
+}
+
+#[test]
+fn a_number_in_sight() {
+    expect("void start(void) { CALL(GETPID); CALL(EXIT); }", &["getpid", "exit"]);
+}
+
+#[test]
+fn what_nobody_calls_is_not_counted() {
+    expect(
+        "KEEP void unused(void) { CALL(GETUID); }
+         static void (*const table[])(void) __attribute__((used)) = { unused };
+         void start(void) { CALL(EXIT); }",
+        &["exit"],
+    );
+}
+
+#[test]
+fn either_of_two_numbers() {
+    expect(
+        "void start(void) { CALL(argument ? GETPID : GETUID); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn the_branches_of_a_switch() {
+    expect(
+        "KEEP long choose(long n) {
+             switch (n) {
+             case 0: return CALL(GETPID) + 1; case 1: return CALL(GETUID) * 3;
+             case 2: return CALL(GETGID) - 7; case 3: return CALL(GETEUID) ^ 5;
+             case 4: return CALL(GETEGID) / 3; case 5: return CALL(GETPPID) & 9;
+             case 6: return n * argument; default: return 0;
+             }
+         }
+         void start(void) { choose(argument); CALL(EXIT); }",
+        &["getpid", "getuid", "getgid", "geteuid", "getegid", "getppid", "exit"],
+    );
+}
+
+#[test]
+fn a_wrapper_and_its_callers() {
+    expect(
+        "KEEP long wrapper(long n) { return CALL(n); }
+         KEEP long tail(void) { return wrapper(GETUID); }
+         KEEP long unused(void) { return wrapper(GETGID); }
+         void start(void) { wrapper(GETPID); tail(); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_wrapper_around_a_wrapper() {
+    expect(
+        "KEEP long inner(long a, long b, long n) { return CALL(n); }
+         KEEP long outer(long n) { argument++; long r = inner(1, 2, n); argument--; return r; }
+         void start(void) { outer(GETPID); inner(0, 0, GETUID); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_number_that_waits_across_a_call() {
+    expect(
+        "KEEP void other(void) { argument++; }
+         KEEP long wrapper(long n) { other(); return CALL(n); }
+         void start(void) { wrapper(GETPID); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn a_number_on_the_stack() {
+    expect(
+        r#"__asm__(".globl on_stack\n.type on_stack, @function\n"
+                "on_stack: mov 8(%rsp), %rax\n syscall\n ret\n.size on_stack, .-on_stack\n"
+                ".globl caller\n.type caller, @function\n"
+                "caller: sub $8, %rsp\n movq $39, (%rsp)\n call on_stack\n add $8, %rsp\n"
+                " push $102\n call on_stack\n pop %rcx\n ret\n.size caller, .-caller\n");
+         void caller(void);
+         void start(void) { caller(); CALL(EXIT); }"#,
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_number_in_a_structure() {
+    expect(
+        "struct command { int number; long argument; };
+         KEEP long run(struct command *c) { argument++; return CALL(c->number); }
+         KEEP void one(void) { struct command c = { GETPID, 1 }; run(&c); }
+         KEEP void two(void) { struct command c = { GETUID, 2 }; run(&c); }
+         void start(void) { one(); two(); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_structure_that_a_variable_points_to() {
+    expect(
+        "struct command { int number; };
+         static struct command *volatile current;
+         KEEP void handler(void) { CALL(current->number); }
+         KEEP void run(struct command *c) { current = c; handler(); }
+         void start(void) { struct command c = { GETPID }; run(&c); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn a_variable() {
+    expect(
+        "static volatile int number = GETPID;
+         KEEP void change(void) { number = GETUID; }
+         void start(void) { CALL(number); change(); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn methods_in_a_table() {
+    expect(
+        "static long first(void) { return CALL(GETPID); }
+         static long second(void) { return CALL(GETUID); }
+         static long (*const methods[])(void) = { first, second };
+         void start(void) { methods[argument](); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn methods_behind_two_pointers() {
+    expect(
+        "static long first(void) { return CALL(GETPID); }
+         struct class { const char *name; long (*method)(void); };
+         static const struct class class = { 0, first };
+         struct object { const struct class *class; long value; };
+         static struct object object = { &class, 1 };
+         KEEP long use(struct object *o) { return o->class->method(); }
+         void start(void) { use(&object); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn a_handler_whose_address_is_passed() {
+    expect(
+        "KEEP void handler(int n) { CALL(GETPID); }
+         KEEP void install(void (*h)(int)) { argument = (long)h; }
+         void start(void) { install(handler); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn an_indirect_function() {
+    expect(
+        "static long implementation(void) { return CALL(GETPID); }
+         static void *resolve(void) { return (void *)implementation; }
+         long chosen(void) __attribute__((ifunc(\"resolve\")));
+         void start(void) { chosen(); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn labels_as_values() {
+    expect(
+        "KEEP long interpret(const unsigned char *code) {
+             static const void *const labels[] = { &&a, &&b, &&c };
+             goto *labels[*code++];
+         a: CALL(GETPID); goto *labels[*code++];
+         b: CALL(GETUID); goto *labels[*code++];
+         c: return 1;
+         }
+         void start(void) { interpret((void *)argument); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_function_that_does_not_return_does_not_spoil_what_follows() {
+    expect(
+        "__attribute__((noreturn)) KEEP void die(void) { for (;;) CALL(EXIT); }
+         void start(void) {
+             for (;;) {
+                 if (argument == 1) die();
+                 register long n __asm__(\"r9\") = GETPID;
+                 __asm__ volatile(\"mov %%r9, %%rax; syscall\" : : \"r\"(n) : \"rax\", \"rcx\", \"r11\");
+                 if (argument == 2) die();
+             }
+         }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn an_unknown_number_is_reported_with_its_place() {
+    let fixture = Fixture::new();
+    let source = "KEEP long wild(long *p) { return CALL(p[argument]); }
+                  void start(void) { wild((long *)argument); CALL(EXIT); }";
+    let program = fixture.compile("program", source, &STATIC);
+    let analysis = analysed(&program, None);
+    assert!(!analysis.is_complete());
+    assert_eq!(analysis.unresolved.len(), 1, "{:?}", analysis.unresolved);
+    assert!(analysis.unresolved[0].function.starts_with("wild"), "{:?}", analysis.unresolved);
+    assert!(analysis.kernel_config(false).is_none());
+    let assumed = analysis.kernel_config(true).unwrap();
+    assert_eq!(assumed.calls, ["exit"]);
+    assert!(analysis.toml(&program, false).contains("calls = \"all\""));
+}
+
+#[test]
+fn a_wrapper_whose_address_is_taken_is_not_trusted() {
+    let fixture = Fixture::new();
+    let source = "KEEP long wrapper(long n) { return CALL(n); }
+                  void start(void) { argument = (long)wrapper; wrapper(GETPID); CALL(EXIT); }";
+    let analysis = analysed(&fixture.compile("program", source, &STATIC), None);
+    assert!(!analysis.is_complete());
+    assert!(analysis.names().contains("getpid"));
+}
+
+/// A library with wrappers, and a program that calls some of them through the PLT, through the
+/// GOT, and by name.
+#[test]
+fn libraries_are_followed_by_symbol() {
+    let fixture = Fixture::new();
+    let library = "long wrapper(long n) { return CALL(n); }
+                   long direct(void) { return CALL(149); }
+                   long unused(void) { return CALL(150); }
+                   __attribute__((constructor)) static void construct(void) { CALL(GETEGID); }
+                   struct table { long (*f)(void); }; static long method(void) { return CALL(151); }
+                   struct table table = { method };";
+    fixture.compile(
+        "libone.so",
+        library,
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libone.so"],
+    );
+    let loaded = "long loaded(void) { return CALL(152); } long never(void) { return CALL(153); }";
+    fixture.compile(
+        "libtwo.so",
+        loaded,
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libtwo.so"],
+    );
+    let program = r#"
+        #include <dlfcn.h>
+        long wrapper(long); long direct(void); extern struct table { long (*f)(void); } table;
+        int main(void) {
+            wrapper(146); direct(); table.f();
+            void *two = dlopen("libtwo.so", RTLD_NOW);
+            long (*loaded)(void) = (long (*)(void))dlsym(two, "loaded");
+            return loaded();
+        }"#;
+    let program = program.replace("int main", "void start(void) {} int main");
+    for flags in [&["-fno-plt"][..], &["-no-pie"], &["-Wl,-z,now"], &["-Wl,-z,lazy"]] {
+        let file = fixture.dir.path().join("main.c");
+        fs::write(&file, &program).unwrap();
+        let output = fixture.dir.path().join("main");
+        let status = Command::new("gcc")
+            .args(["-O2", "-w", "-o"])
+            .arg(&output)
+            .args([&*file.to_string_lossy(), "-L.", "-lone"])
+            .args(flags)
+            .current_dir(fixture.dir.path())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{flags:?}");
+        let analysis = analysed(&output, Some(fixture.dir.path()));
+        let names = analysis.names();
+        // 149 to 153 in asm/unistd_64.h.
+        for call in ["mlock", "mlockall", "munlockall", "getegid"] {
+            assert!(names.contains(call), "{flags:?}: {call} in {names:?}");
+        }
+        for call in ["munlock", "vhangup"] {
+            assert!(!names.contains(call), "{flags:?}: {call} in {names:?}");
+        }
+        // Callers in other files are followed for functions of C libraries only; others are reported.
+        let unknown: BTreeSet<&str> =
+            analysis.unresolved.iter().map(|unresolved| &*unresolved.function).collect();
+        assert!(unknown.iter().all(|function| function.starts_with("main")), "{unknown:?}");
+        assert_eq!(unknown.len(), 1);
+        let why = analysis.why(151);
+        assert!(why.contains("main") || why.contains("data_"), "{why}");
+    }
+}
+
+#[test]
+fn why_shows_the_chain_from_the_start() {
+    let fixture = Fixture::new();
+    let source = "KEEP long deep(void) { return CALL(GETPID) + argument; }
+                  KEEP long middle(void) { return deep() + 1; }
+                  void start(void) { middle(); CALL(EXIT); }";
+    let analysis = analysed(&fixture.compile("program", source, &STATIC), None);
+    let why = analysis.why(39);
+    let places = ["start (", "middle (", "deep ("].map(|name| why.find(name).unwrap());
+    assert!(places.is_sorted(), "{why}");
+    assert!(analysis.why(102).contains("cannot be reached"));
+    assert!(analysis.dot().contains("getpid"));
+}
+
+#[test]
+fn arguments_that_decide_are_known() {
+    let fixture = Fixture::new();
+    let source = "#define CALL2(n, a, b) ({ long r; __asm__ volatile(\"syscall\" : \"=a\"(r) : \"a\"((long)(n)), \"D\"((long)(a)), \"S\"((long)(b)) : \"rcx\", \"r11\", \"memory\"); r; })
+                  KEEP long request(long fd, long what) { return CALL2(16, fd, what); }
+                  void start(void) { request(0, 0x5401); request(1, 0x5413); CALL2(41, CALL(GETPID), 1); CALL(EXIT); }";
+    let analysis = analysed(&fixture.compile("program", source, &STATIC), None);
+    assert_eq!(analysis.arguments[&16], Some([0x5401, 0x5413].into()));
+    assert_eq!(analysis.arguments[&41], None);
+}
+
+#[test]
+fn a_second_run_uses_what_was_kept() {
+    let fixture = Fixture::new();
+    let program =
+        fixture.compile("program", "void start(void) { CALL(GETPID); CALL(EXIT); }", &STATIC);
+    let cache = Cache::at(fixture.dir.path().join("cache"));
+    let request = Request { program, ..Request::default() };
+    let tree = HostTree::new("/");
+    let first = analyse(&tree, &cache, &request).unwrap();
+    let kept: Vec<_> = fs::read_dir(fixture.dir.path().join("cache")).unwrap().collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(analyse(&tree, &cache, &request).unwrap().names(), first.names());
+    // What is damaged is made anew.
+    fs::write(kept[0].as_ref().unwrap().path(), b"nonsense").unwrap();
+    assert_eq!(analyse(&tree, &cache, &request).unwrap().names(), first.names());
+}
+
+/// Damaged files give a result or an error, soon.
+#[test]
+fn damaged_files_are_no_danger() {
+    let fixture = Fixture::new();
+    let source = "static long first(void) { return CALL(GETPID); }
+                  static long (*const methods[])(void) = { first, first };
+                  KEEP long wrapper(long n) { return CALL(n); }
+                  void start(void) { methods[argument](); wrapper(EXIT); }";
+    let library = [&["-shared", "-fPIC", "-nostdlib"][..], &["-Wl,-soname,x.so"]].concat();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    for flags in [&STATIC[..], &STATIC_PIE, &library] {
+        let whole = fs::read(fixture.compile("program", source, flags)).unwrap();
+        let path = fixture.dir.path().join("damaged");
+        let begin = Instant::now();
+        for round in 0..400 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + next() % 8 {
+                // Half of the damage to the headers, half anywhere.
+                let limit = if next() % 2 == 0 { 1024.min(bytes.len()) } else { bytes.len() };
+                let at = next() as usize % limit;
+                bytes[at] = if next() % 3 == 0 { 0xff } else { next() as u8 };
+            }
+            if round % 10 == 0 {
+                bytes.truncate(next() as usize % bytes.len());
+            }
+            fs::write(&path, &bytes).unwrap();
+            let request = Request { program: path.clone(), ..Request::default() };
+            let _ = analyse(&HostTree::new("/"), &Cache::none(), &request);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "{flags:?}: {:?}", begin.elapsed());
+    }
+}

@@ -1,0 +1,226 @@
+//! `--specialise`: a kernel with only the system calls that the program can reach.
+//!
+//! What is analysed is the root image, so that the result holds for the libraries, modules and
+//! programs that the guest has, and for no others. The kernel is built by `cargo xtask kernel
+//! --config` where this is the workspace's hermit-run, and kept by what it was made from.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    os::unix::{ffi::OsStrExt, fs::FileExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use hx_abi::ROOT_IMAGE_ADDR;
+use hx_analyze::{
+    cache::Cache as Summaries,
+    program::{Analysis, Request, analyse},
+    report::{KernelConfig, name},
+};
+use hx_libraries::tree::{CpioTree, Kind, Tree};
+
+use crate::{
+    cache::Cache,
+    error::{Error, Result, say},
+    prepare::Prepared,
+    settings::{Settings, Verbosity},
+};
+
+/// The list that stands for what the program can reach.
+const AUTO: &str = "auto";
+
+/// Calls that the kernel makes a program do: to go on with one that was interrupted.
+const ALWAYS: [&str; 2] = ["restart_syscall", "rt_sigreturn"];
+
+/// The kernel to run: one made for the program, or `full` where the program may make any call or
+/// none can be built.
+///
+/// # Errors
+/// Where the list cannot be read, or the kernel does not build.
+pub(crate) fn kernel(
+    settings: &Settings,
+    list: &Path,
+    prepared: &Prepared,
+    full: PathBuf,
+) -> Result<PathBuf> {
+    let config =
+        if list == Path::new(AUTO) {
+            reachable(settings, prepared)?
+        } else {
+            let text = fs::read_to_string(list);
+            let text = text.map_err(|error| Error::file("cannot read", list, error))?;
+            let config = toml::from_str::<KernelConfig>(&text);
+            Some(config.map_err(|error| {
+                Error::Usage(format!("{}: {}", list.display(), error.message()))
+            })?)
+        };
+    let Some(mut config) = config else { return Ok(full) };
+    config.calls.extend(ALWAYS.map(str::to_owned));
+    config.calls.sort();
+    config.calls.dedup();
+    // Not yet part of what is left out: the same kernel for all.
+    config.arguments.clear();
+    let text = config.to_toml();
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let unreadable = |error| Error::file("cannot read", &full, error);
+    fs::read(&full).map_err(unreadable)?.hash(&mut hasher);
+    let cache = Cache::open()?;
+    let path = cache.path(&format!("{:016x}.kernel", hasher.finish()));
+    if path.is_file() {
+        return Ok(path);
+    }
+    let Some(workspace) = workspace(&full) else {
+        tell(settings, "there is nothing to build a kernel with; the full one is used");
+        return Ok(full);
+    };
+    let list = path.with_extension("toml");
+    cache.write(&list, text.as_bytes())?;
+    tell(settings, &format!("building a kernel with {} system calls", config.calls.len()));
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut cargo = Command::new(cargo);
+    cargo.args(["xtask", "kernel", "--config"]).arg(&list).arg("--output").arg(&path);
+    let output = cargo.current_dir(workspace).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(path),
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            let last = text.lines().rfind(|line| !line.is_empty()).unwrap_or("").to_owned();
+            Err(Error::Usage(format!("the kernel does not build: {last}")))
+        }
+        Err(error) => {
+            tell(settings, &format!("cargo cannot be started ({error}); the full kernel is used"));
+            Ok(full)
+        }
+    }
+}
+
+/// A line for the user, unless no such lines are wanted.
+fn tell(settings: &Settings, line: &str) {
+    if settings.verbosity > Verbosity::Quiet {
+        say(line);
+    }
+}
+
+/// The workspace that a kernel was built in.
+fn workspace(kernel: &Path) -> Option<PathBuf> {
+    let me = env::current_exe().ok();
+    let places = kernel.ancestors().chain(me.as_deref().into_iter().flat_map(Path::ancestors));
+    places.map(Path::to_path_buf).find(|dir| dir.join("xtask/Cargo.toml").is_file())
+}
+
+/// The calls that the program can reach with the files of its image; `None` for any.
+fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
+    let root = &prepared.root;
+    let failed = |error| Error::file("cannot read", &root.path, error);
+    let mut archive = vec![0; usize::try_from(root.len).unwrap_or(usize::MAX)];
+    let file = File::open(&root.path).map_err(failed)?;
+    file.read_exact_at(&mut archive, ROOT_IMAGE_ADDR).map_err(failed)?;
+    let tree = CpioTree::new(archive)
+        .map_err(|error| Error::Machine(format!("the root image is damaged: {error}")))?;
+    let summaries = if settings.no_cache { Summaries::none() } else { Summaries::open() };
+    let variable = |name: &str| -> Option<OsString> {
+        let found = settings.env.iter().rfind(|(key, _)| key.as_os_str() == OsStr::new(name));
+        found.map(|(_, value)| value.clone())
+    };
+    let mut request = Request {
+        program: prepared.program.clone(),
+        library_path: variable("LD_LIBRARY_PATH"),
+        preload: variable("LD_PRELOAD"),
+        also: Vec::new(),
+    };
+    let analyse = |request: &Request| -> Result<Analysis> {
+        analyse(&tree, &summaries, request)
+            .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))
+    };
+    let mut analysis = analyse(&request)?;
+    let names = analysis.names();
+    let executes = names.contains("execve") || names.contains("execveat");
+    if executes || !analysis.assumptions.is_empty() {
+        let loads = !analysis.assumptions.is_empty();
+        others(&tree, Path::new("/"), loads, executes, &mut request.also);
+        analysis = analyse(&request)?;
+    }
+    let config = analysis.kernel_config(false);
+    if config.is_none() {
+        let first = analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
+        let what =
+            format!("the program may make any system call ({first}); the full kernel is used");
+        tell(settings, &what);
+    }
+    Ok(config)
+}
+
+/// Files of the image that a running program may load or execute.
+fn others(tree: &dyn Tree, dir: &Path, loads: bool, executes: bool, found: &mut Vec<PathBuf>) {
+    for entry in tree.list(dir).unwrap_or_default() {
+        let path = dir.join(&entry);
+        let Ok(node) = tree.lstat(&path) else { continue };
+        match node.kind() {
+            Kind::Directory => others(tree, &path, loads, executes, found),
+            Kind::File if node.content.len() > 64 => {
+                let name = entry.as_bytes();
+                let is_library = name.windows(3).any(|part| part == b".so");
+                let is_wanted =
+                    if is_library { loads } else { executes && node.metadata.mode & 0o111 != 0 };
+                if is_wanted && node.content.read_at(0, 4).is_ok_and(|head| head == b"\x7fELF") {
+                    found.push(path);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What to say about a call that the kernel was made without.
+pub(crate) fn left_out(number: u32, address: u64, file: &[u8], offset: u64) -> String {
+    let call = name(number);
+    let place = if file.is_empty() {
+        format!("{address:#x}")
+    } else {
+        let path = Path::new(OsStr::from_bytes(file));
+        let function =
+            function_at(path, offset).map_or_else(String::new, |name| format!(" ({name})"));
+        format!("{}+{offset:#x}{function}", path.display())
+    };
+    format!(
+        "the kernel was made without the system call {call}, which is made at {place}; add \"{call}\" to calls in kernel.toml, or leave out --specialise"
+    )
+}
+
+/// The function that is at an offset of a file, as far as the host has the same file.
+fn function_at(path: &Path, offset: u64) -> Option<String> {
+    let bytes = fs::read(path).ok()?;
+    let elf = goblin::elf::Elf::parse(&bytes).ok()?;
+    let load = elf.program_headers.iter().find(|header| {
+        header.p_type == goblin::elf::program_header::PT_LOAD
+            && offset >= header.p_offset
+            && offset - header.p_offset < header.p_filesz
+    })?;
+    let address = (offset - load.p_offset).checked_add(load.p_vaddr)?;
+    let symbols = elf.syms.iter().map(|s| (s, &elf.strtab));
+    let symbols = symbols.chain(elf.dynsyms.iter().map(|s| (s, &elf.dynstrtab)));
+    let mut best: Option<(u64, String)> = None;
+    for (symbol, strings) in symbols.filter(|(s, _)| s.is_function() && s.st_value <= address) {
+        if best.as_ref().is_none_or(|(start, _)| symbol.st_value > *start) {
+            best = Some((symbol.st_value, strings.get_at(symbol.st_name)?.to_owned()));
+        }
+    }
+    best.map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_left_out_is_named_with_what_to_do() {
+        let text = left_out(41, 0x7fff_0000_1234, b"/no/such/file", 0x10);
+        assert!(text.contains("socket") && text.contains("/no/such/file+0x10"), "{text}");
+        assert!(text.contains("kernel.toml"), "{text}");
+        assert!(left_out(41, 0x1234, b"", 0).contains("0x1234"));
+    }
+}
