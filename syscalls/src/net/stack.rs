@@ -815,7 +815,9 @@ impl Inner {
         }
         let sent = link.transmit(now, &mut core.sockets);
         tables.settle(connection, &mut core, before, before_state, false);
-        let socket_gone = core.state() == State::Closed && core.peek().remote_endpoint().is_none();
+        // A neighbour that does not answer is not waited for only to be told of the end.
+        let is_told = core.peek().remote_endpoint().is_none() || sent == Sent::NeighborUnknown;
+        let socket_gone = core.state() == State::Closed && is_told;
         if socket_gone || core.state() == State::Listen {
             core.is_gone = true;
             tables.remove(connection);

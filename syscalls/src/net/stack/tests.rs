@@ -78,7 +78,8 @@ impl NetworkDevice for Card {
         if wire.is_cut || wire.dice.has(faults.lost) {
             return Progress::Done;
         }
-        if wire.dice.has(faults.damaged) {
+        // ARP has no checksum, and an Ethernet card drops what is damaged: such frames stay whole.
+        if frame[12..14] == [8, 0] && wire.dice.has(faults.damaged) {
             let bit = wire.dice.roll() as usize % (len * 8);
             frame[bit / 8] ^= 1 << (bit % 8);
         }
@@ -261,13 +262,13 @@ fn connections_leave_nothing_behind() {
     let listener = pair.listen(1, 80, 4);
     for _ in 0..300 {
         let client = pair.connect(0, 80);
-        pair.run(3);
+        pair.run(15);
         let server = accept(&listener).expect("a connection");
         assert_eq!(state(&client), State::Established);
         pair.stacks[1].abandon(&server, Reset::IfUnread);
-        pair.run(2);
+        pair.run(15);
         pair.stacks[0].abandon(&client, Reset::IfUnread);
-        pair.run(2);
+        pair.run(15);
     }
     // Those in TIME-WAIT are few, and go.
     assert!(pair.stacks[1].connections().len() <= TIME_WAIT_LIMIT + 1);
@@ -281,7 +282,7 @@ fn connections_leave_nothing_behind() {
 fn nobody_listening_refuses() {
     let pair = Pair::new(1, Faults::default());
     let client = pair.connect(0, 81);
-    pair.run(3);
+    pair.run(15);
     assert_eq!(state(&client), State::Closed);
     assert_eq!(client.core.lock().error, Some(Errno::ECONNREFUSED));
 }
@@ -292,16 +293,14 @@ fn a_flood_of_beginnings_is_bounded() {
     let listener = pair.listen(1, 80, 8);
     // Once, so that the neighbours know one another.
     let first = pair.connect(0, 80);
-    pair.run(3);
+    pair.run(15);
     assert_eq!(state(&first), State::Established);
     for _ in 0..500 {
         pair.connect(0, 80);
     }
-    // Their answers are lost.
+    pair.stacks[1].poll();
+    // The answers are lost.
     pair.wire.lock().to[0].clear();
-    for stack in &pair.stacks[1..] {
-        stack.poll();
-    }
     assert!(listener.half_open.load(Ordering::Relaxed) <= 128);
     assert!(pair.stacks[1].connections().len() <= 140);
     // The queue of complete ones is bounded too.
@@ -314,7 +313,7 @@ fn a_peer_that_disappears_is_noticed() {
     let pair = Pair::new(1, Faults::default());
     let listener = pair.listen(1, 80, 8);
     let client = pair.connect(0, 80);
-    pair.run(3);
+    pair.run(15);
     let server = accept(&listener).unwrap();
     pair.wire.lock().is_cut = true;
     client.core.lock().options.user_timeout_ms = 5_000;
