@@ -722,19 +722,35 @@ impl Solver<'_, '_> {
                     calls.push(call.clone());
                 }
             }
-            // Callers of imports that were not watched.
+            // Callers of imports that were not watched, directly or by way of a PLT entry.
             if !imports.is_empty() {
-                for (node, content) in summary.nodes.iter().enumerate() {
-                    let is_caller = content.links.iter().any(
+                let calls_import = |content: &crate::summary::Node| {
+                    content.links.iter().any(
                         |link| matches!(link, Link::CallImport(import) if imports.contains(import)),
-                    );
-                    let node = node as u32;
-                    if is_caller
-                        && self.linking.analysis.reached[file as usize][node as usize]
-                        && !seen.contains(&node)
-                        && !is_stub(content)
-                    {
-                        let at = ((file, node), content.address);
+                    )
+                };
+                let stubs: HashSet<u32> = (0..summary.nodes.len() as u32)
+                    .filter(|node| {
+                        let content = &summary.nodes[*node as usize];
+                        calls_import(content) && is_stub(content) && !seen.contains(node)
+                    })
+                    .collect();
+                for (node, content) in summary.nodes.iter().enumerate() {
+                    let at = (file, node as u32);
+                    if !self.linking.analysis.reached[file as usize][node] {
+                        continue;
+                    }
+                    let is_caller = if stubs.contains(&at.1) {
+                        // Whoever has its address may call it.
+                        self.linking.analysis.taken.contains(&at)
+                    } else {
+                        let calls_stub = content.links.iter().any(|link| {
+                            matches!(link, Link::Call(to) | Link::Jump(to) if stubs.contains(to))
+                        });
+                        (calls_stub || calls_import(content)) && !seen.contains(&at.1)
+                    };
+                    if is_caller {
+                        let at = (at, content.address);
                         found.push((Err("a caller's argument is not known"), at));
                     }
                 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -644,6 +644,13 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
                     FlowControl::ConditionalBranch => todo.push(next.near_branch_target()),
                     FlowControl::UnconditionalBranch => {
                         todo.push(next.near_branch_target());
+                        break;
+                    }
+                    // Overwrites these two, and reads neither.
+                    FlowControl::Call
+                        if next.code() == Opcode::Syscall
+                            && matches!(register, Register::RCX | Register::R11) =>
+                    {
                         break;
                     }
                     // Not in the registers that carry a result.
