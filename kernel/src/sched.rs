@@ -6,10 +6,8 @@
 //!
 //! # Parking
 //!
-//! It follows `std::thread`: `token` is the one wake-up that a thread can have in store. `state` says
-//! whether it is to run; it goes from parked to ready exactly once for each park, by whoever changes
-//! it, and that one queues the thread. Each of the two sides writes its word first and then looks at
-//! the other's.
+//! It follows `std::thread`, see [`Parking`]. A thread that becomes ready is queued by whoever made it
+//! so, exactly once for each park.
 //!
 //! # Several processors
 //!
@@ -39,6 +37,7 @@ use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::{
     Errno,
     page::OutOfMemory,
+    parking::{Duty, Parking},
     platform::{CpuTime, ThreadHandle, ThreadStart, VectorState as StartVectorState},
     task::{Thread, sched::Scheduling},
 };
@@ -51,9 +50,6 @@ use crate::{
     memory::stack::Stack,
 };
 
-const READY: u8 = 0;
-const PARKED: u8 = 1;
-
 /// A thread as the scheduler has it.
 pub struct KernelThread {
     /// `None` for a processor's first stack, and once the thread has ended.
@@ -63,8 +59,7 @@ pub struct KernelThread {
     saved_rsp: UnsafeCell<u64>,
     /// What only the running thread itself, or the switch from and to it, touches.
     context: UnsafeCell<Context>,
-    token: AtomicBool,
-    state: AtomicU8,
+    parking: Parking,
     /// Whether a processor is on its stack.
     on_cpu: AtomicBool,
     /// The processor that runs it, or ran it last.
@@ -201,8 +196,7 @@ impl KernelThread {
             stack: UnsafeCell::new(stack),
             saved_rsp: UnsafeCell::new(saved_rsp),
             context: UnsafeCell::new(context),
-            token: AtomicBool::new(false),
-            state: AtomicU8::new(READY),
+            parking: Parking::new(),
             on_cpu: AtomicBool::new(false),
             cpu: AtomicUsize::new(machine::this_cpu().index),
             thread: UnsafeCell::new(thread),
@@ -251,19 +245,18 @@ impl KernelThread {
         self.affinity.store(new.affinity, Ordering::Relaxed);
     }
 
-    /// Gives whether it was parked.
-    fn make_ready(self: &Arc<Self>) -> bool {
-        let was_parked = self.state.swap(READY, Ordering::SeqCst) == PARKED;
-        if was_parked {
+    /// Gives whether the thread has become ready by what gave `duty`.
+    fn fulfil(self: &Arc<Self>, duty: Duty) -> bool {
+        let is_ready = duty == Duty::Queue;
+        if is_ready {
             enqueue(self.clone(), choose_cpu(self), End::Back);
         }
-        was_parked
+        is_ready
     }
 
     /// Makes the token available; gives whether the thread was parked.
     fn unpark(self: &Arc<Self>) -> bool {
-        self.token.store(true, Ordering::SeqCst);
-        self.make_ready()
+        self.fulfil(self.parking.unpark())
     }
 }
 
@@ -427,8 +420,7 @@ impl KernelThread {
                 let user = self.user_ticks.load(Ordering::SeqCst);
                 (user, self.system_ticks.load(Ordering::SeqCst))
             };
-            let runs =
-                self.on_cpu.load(Ordering::SeqCst) && self.state.load(Ordering::SeqCst) == READY;
+            let runs = self.on_cpu.load(Ordering::SeqCst) && !self.parking.is_parked();
             let cpu = self.cpu.load(Ordering::SeqCst);
             let there = machine::cpu(cpu).filter(|_| runs && cpu != own.index);
             let Some(there) = there else { return load() };
@@ -762,7 +754,7 @@ fn idle() {
 /// Blocks the running thread until it has its token or the clock reaches `deadline_ns`.
 pub fn park(deadline_ns: Option<u64>) {
     let this = current();
-    if this.token.swap(false, Ordering::SeqCst) {
+    if this.parking.take_token() {
         return;
     }
     let this_arc = current_arc();
@@ -772,11 +764,7 @@ pub fn park(deadline_ns: Option<u64>) {
     if let Some(key) = key {
         home.sleepers.lock().insert(key, this_arc.clone());
     }
-    this.state.store(PARKED, Ordering::SeqCst);
-    // A token that came before the state changed has not queued the thread.
-    if this.token.load(Ordering::SeqCst) {
-        this_arc.make_ready();
-    }
+    this_arc.fulfil(this.parking.park());
     loop {
         events::poll();
         match next_thread() {
@@ -797,8 +785,7 @@ pub fn park(deadline_ns: Option<u64>) {
     if let Some(key) = key {
         home.sleepers.lock().remove(&key);
     }
-    // Not a store: what whoever set it has written is to be seen from here on.
-    this.token.swap(false, Ordering::SeqCst);
+    this.parking.resume();
 }
 
 /// Lets other threads that are ready run first.
@@ -858,7 +845,7 @@ pub fn wake_sleepers(now_ns: u64) {
             }
         };
         match due {
-            Some((_, thread)) => thread.make_ready(),
+            Some((_, thread)) => thread.fulfil(thread.parking.make_ready()),
             None => return,
         };
     }

@@ -5,7 +5,7 @@ use hx_syscalls::sync::{Mutex, Once};
 use hx_vdso::{IMAGE, TimeParameters, TimeSource, VvarPage};
 
 use crate::{
-    machine::{clock, virt_to_phys},
+    machine::{self, clock, virt_to_phys},
     memory::frames::FRAME_SIZE,
 };
 
@@ -32,6 +32,7 @@ static UPDATE: Mutex<()> = Mutex::new(());
 /// Tells programs how to compute the time.
 pub fn update(realtime_offset_ns: u64) {
     let _updating = UPDATE.lock();
+    DATA.set_cpu_selector(machine::NUMBER_SELECTOR);
     DATA.update(&TimeParameters {
         source: TimeSource::Tsc,
         tsc_base: clock::base(),

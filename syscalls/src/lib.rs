@@ -34,8 +34,14 @@ pub mod ipc;
 pub mod mm;
 pub mod net;
 pub mod page;
+pub mod parking;
 pub mod platform;
 pub mod strace;
+/// The atomics of [`parking`], which its models replace.
+mod atomic {
+    pub(crate) use core::sync::atomic::{AtomicBool, Ordering};
+}
+
 pub mod sync;
 pub mod table;
 pub mod task;

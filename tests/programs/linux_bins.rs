@@ -16,10 +16,20 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Result<Vec<Trial>, String> 
             for (case, arguments) in &source.cases {
                 let dash = if case.is_empty() { "" } else { "-" };
                 let name = format!("linux-bins::{}{dash}{case}::{}", source.name, variant.name);
-                let (source, variant, arguments) = (source.clone(), *variant, arguments.clone());
-                trials.push(
-                    expected.trial(name, move || compare(&task(&source, variant, &arguments)?)),
-                );
+                let cpus = source.cpus.iter().map(|cpus| Some(*cpus));
+                let cpus = if source.cpus.is_empty() { vec![None] } else { cpus.collect() };
+                for cpus in cpus {
+                    let name = cpus.map_or(name.clone(), |cpus| format!("{name}-{cpus}"));
+                    let (source, variant) = (source.clone(), *variant);
+                    let arguments = arguments.clone();
+                    trials.push(expected.trial(name, move || {
+                        let mut task = task(&source, variant, &arguments)?;
+                        if let Some(cpus) = cpus {
+                            task.options.extend(["--cpus".to_owned(), cpus.to_string()]);
+                        }
+                        compare(&task)
+                    }));
+                }
             }
         }
     }

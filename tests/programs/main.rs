@@ -13,6 +13,7 @@ mod large;
 mod linux_bins;
 mod processes;
 mod real;
+mod threaded;
 
 use std::{fs, process::ExitCode};
 
@@ -40,6 +41,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     let mut trials = linux_bins::trials(&expected)?;
     trials.extend(real::trials(&expected)?);
     trials.extend(processes::trials(&expected));
+    trials.extend(threaded::trials(&expected));
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();

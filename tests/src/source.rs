@@ -10,6 +10,7 @@
 //! // @env NAME=value
 //! // @stdin text                 a line on standard input
 //! // @hermit-run -m 64M          options that hermit-run is given
+//! // @cpus 1 2                   each test once with each number of virtual CPUs
 //! // @timeout 120                seconds that the run under Hermix may take
 //! ```
 
@@ -68,6 +69,8 @@ pub struct Source {
     pub stdin: Option<String>,
     /// Options for hermit-run.
     pub hermit_run: Vec<String>,
+    /// Numbers of virtual CPUs; empty for the default.
+    pub cpus: Vec<u32>,
     /// Time limit under Hermix.
     pub timeout: Duration,
 }
@@ -148,6 +151,10 @@ impl Source {
                 }
                 "stdin" => source.stdin = Some(format!("{value}\n")),
                 "hermit-run" => source.hermit_run = words().collect(),
+                "cpus" => {
+                    let numbers = value.split_whitespace().map(str::parse).collect();
+                    source.cpus = Result::map_err(numbers, |_| "@cpus has no numbers")?;
+                }
                 "timeout" => {
                     let seconds = value.trim().parse().map_err(|_| "@timeout is no number")?;
                     source.timeout = Duration::from_secs(seconds);

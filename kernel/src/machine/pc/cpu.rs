@@ -70,6 +70,9 @@ static CPUS: [AtomicPtr<PerCpu>; MAX_CPUS] =
 /// How many processors take part.
 static COUNT: AtomicUsize = AtomicUsize::new(1);
 
+/// The selector whose segment limit is a processor's number.
+pub const NUMBER_SELECTOR: u16 = descriptors::CPU_SELECTOR;
+
 /// How many processors take part.
 pub fn count() -> usize {
     COUNT.load(Ordering::Relaxed)
@@ -307,7 +310,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         hypervisor: leaf1.ecx & 1 << 31 != 0,
     });
 
-    descriptors::Descriptors::install();
+    descriptors::Descriptors::install(index);
     let per_cpu = Box::leak(Box::new(PerCpu {
         this: core::ptr::null(),
         kernel_stack: 0,

@@ -29,6 +29,9 @@ pub const CODE_SELECTOR: u16 = 0x08;
 /// Kernel (and application) data segment.
 pub const DATA_SELECTOR: u16 = 0x10;
 
+/// A segment of no use but for its limit, which is the processor's number: `lsl` tells it (the vDSO).
+pub const CPU_SELECTOR: u16 = 0x28;
+
 /// Stack index of ordinary faults and interrupts.
 const IST_COMMON: u16 = 0;
 const IST_NMI: u16 = 1;
@@ -86,8 +89,8 @@ impl Gate {
 }
 
 impl Descriptors {
-    /// Allocates the tables and the interrupt stacks, and loads them on this processor.
-    pub fn install() -> &'static Self {
+    /// Allocates the tables and the interrupt stacks, and loads them on this processor, number `cpu`.
+    pub fn install(cpu: usize) -> &'static Self {
         let this = Box::leak(Box::new(Self {
             gdt: GlobalDescriptorTable::new(),
             tss: TaskStateSegment::new(),
@@ -104,6 +107,10 @@ impl Descriptors {
         // SAFETY: `this` is leaked: the task state segment stays where it is.
         let tss = unsafe { Descriptor::tss_segment_unchecked(&raw const this.tss) };
         let tss_selector = this.gdt.append(tss);
+        // Present, read-only data, DPL 3, 32-bit; the limit's low bits.
+        const CPU_SEGMENT: u64 = 0x0040_f000_0000_0000;
+        let cpu_selector = this.gdt.append(Descriptor::UserSegment(CPU_SEGMENT | cpu as u64));
+        debug_assert_eq!(cpu_selector.index(), CPU_SELECTOR >> 3);
         for (vector, gate) in this.idt.iter_mut().enumerate() {
             let ist = match vector {
                 2 => IST_NMI,
