@@ -6,7 +6,7 @@
 #include <time.h>
 
 static volatile sig_atomic_t count, last_code, last_value, last_overrun;
-static void handler(int signal, siginfo_t *info, void *context) { count++; last_code = info->si_code; last_value = info->si_value.sival_int; last_overrun = info->si_overrun; }
+static void handler(int signal, siginfo_t *info, void *context) { count++; last_code = info->si_code; last_value = info->si_value.sival_int; if (info->si_overrun > last_overrun) last_overrun = info->si_overrun; }
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t rung = PTHREAD_COND_INITIALIZER;
 static int by_thread;
