@@ -109,11 +109,21 @@ impl<T> BlockingMutex<T> {
 
     /// Waits until nobody else has it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
+        /// Who has it may be a thread of lower priority, which a yielding one does not let run.
+        const YIELDS: u32 = 16;
+        const NAP_NS: u64 = 100_000;
+        let platform = crate::platform::platform();
+        let mut tries = 0u32;
         loop {
             if let Some(guard) = self.0.try_lock() {
                 return guard;
             }
-            crate::platform::platform().yield_now();
+            tries = tries.wrapping_add(1);
+            if tries.is_multiple_of(YIELDS) {
+                platform.park(Some(platform.monotonic_ns() + NAP_NS));
+            } else {
+                platform.yield_now();
+            }
         }
     }
 }

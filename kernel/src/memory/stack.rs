@@ -16,8 +16,11 @@ const INTERRUPT_STACK_LEN: u64 = 16 << 10;
 /// Address space for each stack: the stack at the upper end, unmapped pages below.
 const SLOT_LEN: u64 = 64 << 10;
 
-/// How many stacks are kept for threads to come.
-const KEPT: usize = 16;
+/// How many stacks are kept for threads to come: at most 1/64 of memory.
+fn most_kept() -> usize {
+    let frames = frames::info().total_frames;
+    (frames / (THREAD_STACK_LEN / FRAME_SIZE) / 64).clamp(4, 256) as usize
+}
 
 struct Slots {
     next: u64,
@@ -90,9 +93,10 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if self.len == THREAD_STACK_LEN {
+            let most = most_kept();
             let mut slots = SLOTS.lock();
             // A stack whose making failed half-way is not kept.
-            if slots.kept.len() < KEPT && machine::is_mapped_stack(self.top() - FRAME_SIZE) {
+            if slots.kept.len() < most && machine::is_mapped_stack(self.top() - FRAME_SIZE) {
                 slots.kept.push(self.slot);
                 return;
             }
