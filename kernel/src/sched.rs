@@ -372,7 +372,8 @@ impl ThreadHandle for Handle {
     }
 
     fn interrupt(&self) {
-        if !self.0.unpark() {
+        // The running thread looks at its signals on the way back anyway.
+        if !self.0.unpark() && !self.is_current() {
             self.0.look_around();
         }
     }

@@ -50,6 +50,9 @@ impl RunQueue {
 
     /// The highest priority of a thread in the queue; 0 for an empty one.
     pub(super) fn highest(&self) -> u8 {
+        if self.real_time.is_empty() {
+            return 0;
+        }
         self.real_time.last_key_value().map_or(0, |(priority, _)| *priority)
     }
 
@@ -59,17 +62,9 @@ impl RunQueue {
         least: u8,
         may: impl Fn(&Arc<KernelThread>) -> bool,
     ) -> Option<Arc<KernelThread>> {
-        let mut found = None;
-        for (priority, queue) in self.real_time.range_mut(least.max(1)..).rev() {
-            if let Some(at) = queue.iter().position(&may) {
-                found = queue.remove(at).map(|thread| (thread, *priority, queue.is_empty()));
-                break;
-            }
-        }
-        if let Some((thread, priority, is_empty)) = found {
-            if is_empty {
-                self.real_time.remove(&priority);
-            }
+        if !self.real_time.is_empty()
+            && let Some(thread) = self.take_real_time(least.max(1), &may)
+        {
             self.len -= 1;
             return Some(thread);
         }
@@ -79,5 +74,21 @@ impl RunQueue {
         let at = self.ordinary.iter().position(may)?;
         self.len -= 1;
         self.ordinary.remove(at)
+    }
+
+    fn take_real_time(
+        &mut self,
+        least: u8,
+        may: impl Fn(&Arc<KernelThread>) -> bool,
+    ) -> Option<Arc<KernelThread>> {
+        for (priority, queue) in self.real_time.range_mut(least..).rev() {
+            let Some(at) = queue.iter().position(&may) else { continue };
+            let (thread, priority, is_empty) = (queue.remove(at), *priority, queue.is_empty());
+            if is_empty {
+                self.real_time.remove(&priority);
+            }
+            return thread;
+        }
+        None
     }
 }
