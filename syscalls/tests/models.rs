@@ -1,5 +1,6 @@
-//! Models of blocking, run by loom in every order that the memory model allows: the scheduler's
-//! parking (its own code), and the protocols of wait queues and futexes on top of it.
+//! Models of blocking, run by loom in every order that the memory model allows with up to three
+//! preemptions: the scheduler's parking (its own code), and the protocols of wait queues and futexes on
+//! top of it.
 #![allow(
     unreachable_pub,
     dead_code,
@@ -25,6 +26,12 @@ mod atomic {
 mod parking;
 
 use parking::{Duty, Parking};
+
+fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(body);
+}
 
 /// A thread as a scheduler has it: being queued lets it run.
 struct Sleeper {
@@ -65,7 +72,7 @@ impl Sleeper {
 
 #[test]
 fn a_wake_up_is_not_lost() {
-    loom::model(|| {
+    model(|| {
         let (sleeper, word) = (Sleeper::new(), Arc::new(AtomicU32::new(0)));
         let waker = {
             let (sleeper, word) = (sleeper.clone(), word.clone());
@@ -84,7 +91,7 @@ fn a_wake_up_is_not_lost() {
 
 #[test]
 fn two_wakers_queue_a_thread_once() {
-    loom::model(|| {
+    model(|| {
         let (sleeper, count) = (Sleeper::new(), Arc::new(AtomicU32::new(0)));
         let wakers: Vec<_> = (0..2)
             .map(|_| {
@@ -106,7 +113,7 @@ fn two_wakers_queue_a_thread_once() {
 
 #[test]
 fn a_deadline_and_a_wake_up_queue_a_thread_once() {
-    loom::model(|| {
+    model(|| {
         let sleeper = Sleeper::new();
         let clock = {
             let sleeper = sleeper.clone();
@@ -126,7 +133,7 @@ fn a_deadline_and_a_wake_up_queue_a_thread_once() {
 /// state under its lock, looks at the length without one, and wakes.
 #[test]
 fn a_wait_queue_wakes_who_saw_the_old_state() {
-    loom::model(|| {
+    model(|| {
         let sleeper = Sleeper::new();
         let shared = Arc::new((
             Mutex::new(false),
@@ -167,7 +174,7 @@ fn a_futex_wakes_who_saw_the_old_word() {
         sleeper: Arc<Sleeper>,
         outcome: Arc<AtomicUsize>,
     }
-    loom::model(|| {
+    model(|| {
         let word = Arc::new(AtomicU32::new(0));
         let bucket = Arc::new(Mutex::new(VecDeque::<Waiter>::new()));
         let waker = {
