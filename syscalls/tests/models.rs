@@ -1,4 +1,4 @@
-//! Models of blocking, run by loom in every order that the memory model allows with up to three
+//! Models of blocking, run by loom in every order that the memory model allows with up to two
 //! preemptions: the scheduler's parking (its own code), and the protocols of wait queues and futexes on
 //! top of it.
 #![allow(
@@ -29,7 +29,7 @@ use parking::{Duty, Parking};
 
 fn model(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(2);
     builder.check(body);
 }
 
