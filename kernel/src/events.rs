@@ -17,7 +17,7 @@ use hx_syscalls::task::{
 };
 
 use crate::{
-    machine::{self, CpuWork, clock, link, timer},
+    machine::{self, CpuWork, clock, link, network, timer},
     sched::{self, Mode},
 };
 
@@ -42,6 +42,33 @@ pub fn set_system_timer(deadline_ns: Option<u64>) {
     cpu.note_work(CpuWork::TIMER);
 }
 
+/// While the network is busy its card does not interrupt: the stack looks whenever the program sends
+/// or receives, and after so long at the latest.
+const NETWORK_LOOK_NS: u64 = 1_000_000;
+
+/// When the network is to be looked at; `u64::MAX` while the card interrupts.
+static NETWORK_LOOK: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The processor whose timer is set for that.
+static NETWORK_LOOK_CPU: AtomicUsize = AtomicUsize::new(0);
+
+/// Lets the network stack have what the card has received.
+fn poll_network(now_ns: u64) {
+    let is_due = now_ns >= NETWORK_LOOK.load(Ordering::Relaxed);
+    if is_due {
+        NETWORK_LOOK.store(u64::MAX, Ordering::Relaxed);
+    }
+    // Where nothing came since the last look, the card may interrupt again.
+    let has_received = network::has_received() || is_due && network::listen();
+    if has_received && let Some(stack) = SYSTEM.get().and_then(|system| system.network_in_use()) {
+        stack.poll();
+    }
+    let is_silent = has_received || network::has_interrupted();
+    if is_silent && NETWORK_LOOK.load(Ordering::Relaxed) == u64::MAX {
+        NETWORK_LOOK_CPU.store(machine::this_cpu().index, Ordering::Relaxed);
+        NETWORK_LOOK.store(now_ns + NETWORK_LOOK_NS, Ordering::Relaxed);
+    }
+}
+
 /// Takes what has come in and wakes whoever waits for it.
 pub fn poll() {
     let cpu = machine::this_cpu();
@@ -54,6 +81,7 @@ pub fn poll() {
     // The timer may have fired: what comes next has to be set.
     cpu.note_work(CpuWork::TIMER);
     let now = clock::now_ns();
+    poll_network(now);
     let due = SYSTEM_TIMER.load(Ordering::SeqCst);
     // Where somebody has just set another time, that stands.
     if now >= due
@@ -69,9 +97,11 @@ pub fn poll() {
 pub fn idle() {
     sched::account_kernel();
     set_timer();
-    machine::enter_idle();
-    machine::wait_for_interrupt();
-    machine::leave_idle();
+    if !network::listen() {
+        machine::enter_idle();
+        machine::wait_for_interrupt();
+        machine::leave_idle();
+    }
     sched::account(Mode::Idle);
 }
 
@@ -89,6 +119,8 @@ fn set_timer() {
     let is_own = SYSTEM_TIMER_CPU.load(Ordering::SeqCst) == cpu.index;
     let system = if is_own { SYSTEM_TIMER.load(Ordering::SeqCst) } else { u64::MAX };
     let next = sched::next_deadline().unwrap_or(u64::MAX).min(system);
+    let looks = NETWORK_LOOK_CPU.load(Ordering::Relaxed) == cpu.index;
+    let next = if looks { next.min(NETWORK_LOOK.load(Ordering::Relaxed)) } else { next };
     timer::set((next != u64::MAX).then_some(next));
 }
 

@@ -7,6 +7,7 @@ use hx_abi::link::{Kind, MAX_PAYLOAD, Record, header};
 use hx_syscalls::{
     Errno,
     mm::{CodePatcher, PageTable},
+    net::device::NetworkDevice,
     page::OutOfMemory,
     platform::{CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
     task::{System, Thread},
@@ -197,6 +198,10 @@ impl Platform for Kernel {
     fn load_user_u32(&self, at: UserAddr) -> Option<u32> {
         // SAFETY: as in `compare_exchange_user_u32`.
         unsafe { machine::load_user(at.0) }
+    }
+
+    fn network_device(&self) -> Option<Box<dyn NetworkDevice>> {
+        machine::network::open()
     }
 
     fn fill_random(&self, out: &mut [u8]) {

@@ -31,6 +31,9 @@ pub use pc::traps::{
 pub use pc::clock;
 pub use pc::timer;
 
+/// The network card.
+pub use pc::network;
+
 /// Console, log and power.
 pub use pc::link;
 pub use pc::power::{off as power_off, off_early as power_off_early};

@@ -19,7 +19,7 @@ use hx_syscalls::net::device::{
 };
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE, PhysAddr, transport::Transport};
 
-use crate::queue::{Direction, Queue, Suppression, Used};
+use crate::queue::{Direction, Queue, Suppression, Used, Watch};
 
 /// Index of the receive queue, and of the transmit queue.
 const RECEIVE: u16 = 0;
@@ -233,14 +233,9 @@ impl<H: Hal, T: Transport> VirtioNet<H, T> {
         })
     }
 
-    /// Takes the interrupt off the line. What it was for is found in the queues.
-    pub fn acknowledge_interrupt(&mut self) {
-        self.transport.ack_interrupt();
-    }
-
-    /// Whether something has been received. Costs a load.
-    pub fn has_received(&self) -> bool {
-        self.receive.has_used()
+    /// What tells whether something has been received, without the card's owner.
+    pub fn watch(&self) -> Watch {
+        self.receive.watch()
     }
 
     /// Frames that the device has announced and that were none.
@@ -405,6 +400,9 @@ impl<H: Hal, T: Transport + Send> NetworkDevice for VirtioNet<H, T> {
                 self.malformed += 1;
             }
         }
+        // The stack need not have anything to send: without this, the device could run out of buffers
+        // and nothing would ever come again.
+        self.receive.flush(&mut self.transport);
         Progress::Nothing
     }
 
@@ -416,11 +414,11 @@ impl<H: Hal, T: Transport + Send> NetworkDevice for VirtioNet<H, T> {
     fn set_interrupts(&mut self, interrupts: Interrupts) {
         match interrupts {
             Interrupts::Enabled => {
-                self.receive.enable_interrupts();
+                self.receive.watch().enable_interrupts();
                 if self.is_full {
                     self.is_full = false;
                     // Soon enough to go on sending, late enough to send a burst.
-                    self.transmit.interrupt_after(self.transmit.size() / 4);
+                    self.transmit.watch().interrupt_after(self.transmit.size() / 4);
                 }
             }
             Interrupts::Disabled => {

@@ -85,8 +85,8 @@ pub struct Queue<H: Hal> {
     /// Next place in the available ring; ahead of what is published by what was added since.
     next: u16,
     published: u16,
-    /// How far the used ring was read.
-    seen: u16,
+    /// How far the used ring was read. Only the owner writes it.
+    seen: &'static AtomicU16,
     /// Whether the device has a buffer.
     with_device: Box<[bool]>,
     memory: PhantomData<fn(H)>,
@@ -172,7 +172,7 @@ impl<H: Hal> Queue<H> {
             available_event: &event[0],
             next: 0,
             published: 0,
-            seen: 0,
+            seen: Box::leak(Box::new(AtomicU16::new(0))),
             with_device: vec![false; count].into_boxed_slice(),
             memory: PhantomData,
         })
@@ -239,24 +239,30 @@ impl<H: Hal> Queue<H> {
         }
     }
 
-    /// Whether the device has given something back.
-    pub fn has_used(&self) -> bool {
-        self.used_index.load(Ordering::Relaxed) != self.seen
+    /// What tells of this queue without its owner.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            suppression: self.suppression,
+            available_flags: self.available_flags,
+            used_event: self.used_event,
+            used_index: self.used_index,
+            seen: self.seen,
+        }
     }
 
     /// Takes the next buffer that the device gives back. What it gives back without having it is
     /// passed over.
     pub fn take_used(&mut self) -> Option<Used> {
         loop {
-            let ready = self.used_index.load(Ordering::Acquire).wrapping_sub(self.seen);
+            let seen = self.seen.load(Ordering::Relaxed);
             // More than there are buffers is nonsense; whatever is behind it is checked below.
-            if ready == 0 {
+            if self.used_index.load(Ordering::Acquire) == seen {
                 return None;
             }
-            let element = &self.used[usize::from(self.seen & (self.size - 1))];
+            let element = &self.used[usize::from(seen & (self.size - 1))];
             let (id, len) =
                 (element.id.load(Ordering::Relaxed), element.len.load(Ordering::Relaxed));
-            self.seen = self.seen.wrapping_add(1);
+            self.seen.store(seen.wrapping_add(1), Ordering::Relaxed);
             let with_device = usize::try_from(id).ok().and_then(|id| self.with_device.get_mut(id));
             match with_device {
                 Some(with_device) if *with_device => {
@@ -271,34 +277,54 @@ impl<H: Hal> Queue<H> {
         }
     }
 
-    /// Asks for an interrupt with the next buffer that the device gives back. True where one has come
-    /// meanwhile, for which there may be none.
-    pub fn enable_interrupts(&mut self) -> bool {
-        self.interrupt_after(0)
-    }
-
-    /// Asks for an interrupt once `more` buffers and then one are back. True where they are.
-    pub fn interrupt_after(&mut self, more: u16) -> bool {
-        match self.suppression {
-            Suppression::EventIndex => {
-                self.used_event.store(self.seen.wrapping_add(more), Ordering::Relaxed);
-            }
-            Suppression::Flags => self.available_flags.store(0, Ordering::Relaxed),
-        }
-        fence(Ordering::SeqCst);
-        self.used_index.load(Ordering::Relaxed).wrapping_sub(self.seen) > more
-    }
-
     /// Asks for no interrupts.
     pub fn disable_interrupts(&mut self) {
         match self.suppression {
             // As far away as can be. Where the index gets there all the same, one interrupt too many
             // does no harm.
             Suppression::EventIndex => {
-                self.used_event.store(self.seen.wrapping_sub(1), Ordering::Relaxed);
+                let seen = self.seen.load(Ordering::Relaxed);
+                self.used_event.store(seen.wrapping_sub(1), Ordering::Relaxed);
             }
             Suppression::Flags => self.available_flags.store(SUPPRESS, Ordering::Relaxed),
         }
+    }
+}
+
+/// What tells of a queue without its owner, and may be used while that is at work on another
+/// processor: a device that interrupts too often is the worst that can come of it.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    suppression: Suppression,
+    available_flags: &'static AtomicU16,
+    used_event: &'static AtomicU16,
+    used_index: &'static AtomicU16,
+    seen: &'static AtomicU16,
+}
+
+impl Watch {
+    /// Whether the device has given something back. Two loads.
+    pub fn has_used(&self) -> bool {
+        self.used_index.load(Ordering::Relaxed) != self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Asks for an interrupt with the next buffer that the device gives back. True where one has come
+    /// meanwhile, for which there may be none.
+    pub fn enable_interrupts(&self) -> bool {
+        self.interrupt_after(0)
+    }
+
+    /// Asks for an interrupt once `more` buffers and then one are back. True where they are.
+    pub fn interrupt_after(&self, more: u16) -> bool {
+        let seen = self.seen.load(Ordering::Relaxed);
+        match self.suppression {
+            Suppression::EventIndex => {
+                self.used_event.store(seen.wrapping_add(more), Ordering::Relaxed);
+            }
+            Suppression::Flags => self.available_flags.store(0, Ordering::Relaxed),
+        }
+        fence(Ordering::SeqCst);
+        self.used_index.load(Ordering::Relaxed).wrapping_sub(seen) > more
     }
 }
 
@@ -387,9 +413,9 @@ mod tests {
                 device.give_back(buffer.into(), 1);
                 assert!(!device.wants_interrupt(suppression), "{suppression:?}");
             }
-            assert!(queue.enable_interrupts(), "some have come meanwhile");
+            assert!(queue.watch().enable_interrupts(), "some have come meanwhile");
             while queue.take_used().is_some() {}
-            assert!(!queue.enable_interrupts());
+            assert!(!queue.watch().enable_interrupts());
             let (buffer, ..) = device.take().unwrap();
             device.give_back(buffer.into(), 1);
             assert!(device.wants_interrupt(suppression), "{suppression:?}");

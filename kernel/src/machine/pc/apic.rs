@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use hx_syscalls::page::OutOfMemory;
 
-use super::{paging, timer, traps::FIRST_INTERRUPT};
+use super::{network, paging, timer, traps::FIRST_INTERRUPT};
 
 const LOCAL_ADDRESS: u64 = 0xfee0_0000;
 const IO_ADDRESS: u64 = 0xfec0_0000;
@@ -111,6 +111,7 @@ pub fn acknowledge(vector: u8) {
     if vector == TIMER {
         timer::fired();
     }
+    network::interrupted(vector);
     if vector != SPURIOUS_VECTOR && vector >= FIRST_INTERRUPT {
         write(END_OF_INTERRUPT, 0);
     }

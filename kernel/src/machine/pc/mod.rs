@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cpu;
 mod descriptors;
 pub mod link;
+pub mod network;
 pub mod paging;
 pub mod power;
 pub mod serial;

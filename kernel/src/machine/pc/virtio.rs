@@ -11,7 +11,7 @@ use virtio_drivers::{
     },
 };
 
-use super::{apic, link, number, paging, traps::FIRST_INTERRUPT};
+use super::{apic, link, network, number, paging, traps::FIRST_INTERRUPT};
 use crate::memory::frames::{self, FRAME_SIZE, Purpose};
 
 /// Memory for the drivers: frames, seen through the direct map.
@@ -81,6 +81,8 @@ pub fn found(parameter: &str) {
             }
             apic::route(irq as u8, vector);
         }
+        // Interrupts are routed once it is in use.
+        DeviceType::Network => network::found(transport, header, irq as u8, vector),
         other => log::debug!("virtio device {other:?} at {address:#x} has no driver"),
     }
 }
