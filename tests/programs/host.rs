@@ -1,6 +1,13 @@
 //! Running one command natively and under Hermix.
 
-use std::{env, ffi::OsString, fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use hx_tests::{
     build_folder,
@@ -86,20 +93,29 @@ pub(crate) fn require() -> Result<(), String> {
 /// Runs natively, in an empty folder on a tmpfs, as the guest's is.
 pub(crate) fn native(task: &Task) -> Result<Outcome, String> {
     let folder = scratch(task)?;
+    run(&native_invocation(task, folder.path()), NATIVE_LIMIT)
+}
+
+/// The native run, in a folder of [`scratch`].
+pub(crate) fn native_invocation(task: &Task, folder: &Path) -> Invocation {
     let env = BASE_ENV.iter().map(|(name, value)| (name.into(), value.into()));
     let own = task.env.iter().map(|(name, value)| (name.into(), value.into()));
-    let invocation = Invocation {
+    Invocation {
         command: task.command.clone(),
         env: env.chain(own).collect(),
-        folder: Some(folder.path().to_owned()),
+        folder: Some(folder.to_owned()),
         input: task.input.clone(),
         inherits: Inherits::None,
-    };
-    run(&invocation, NATIVE_LIMIT)
+    }
 }
 
 /// Runs under Hermix.
 pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
+    run(&hermix_invocation(task)?, task.timeout)
+}
+
+/// The run under Hermix.
+pub(crate) fn hermix_invocation(task: &Task) -> Result<Invocation, String> {
     let mut command: Vec<OsString> = vec![hermit_run().into(), "--quiet".into()];
     command.extend(["--workdir", GUEST_FOLDER].map(OsString::from));
     // The same folder every time, so that the image is built once.
@@ -132,9 +148,7 @@ pub(crate) fn hermix(task: &Task) -> Result<Outcome, String> {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
     }
     host_env.extend(env::var_os("HERMIX_TEST_CPUS").map(|value| ("HERMIX_CPUS".into(), value)));
-    let invocation =
-        Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() };
-    run(&invocation, task.timeout)
+    Ok(Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() })
 }
 
 /// Both runs must agree.
@@ -154,7 +168,7 @@ fn empty_folder() -> Result<PathBuf, String> {
 }
 
 /// A folder with the task's files.
-fn scratch(task: &Task) -> Result<tempfile::TempDir, String> {
+pub(crate) fn scratch(task: &Task) -> Result<tempfile::TempDir, String> {
     let memory = PathBuf::from("/dev/shm");
     let parent = if memory.is_dir() { memory } else { env::temp_dir() };
     let folder = tempfile::Builder::new().prefix("hermix-test").tempdir_in(parent);

@@ -11,6 +11,7 @@ mod fixture;
 mod host;
 mod large;
 mod linux_bins;
+mod network;
 mod processes;
 mod real;
 mod threaded;
@@ -42,6 +43,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     trials.extend(real::trials(&expected)?);
     trials.extend(processes::trials(&expected));
     trials.extend(threaded::trials(&expected));
+    trials.extend(network::trials(&expected));
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();

@@ -7,6 +7,7 @@ use std::{
     os::unix::process::{CommandExt, ExitStatusExt},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -165,6 +166,83 @@ pub fn run(invocation: &Invocation, limit: Duration) -> Result<Outcome, String> 
     }
     let status = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(i32::MAX);
     Ok(Outcome { stdout, stderr, status })
+}
+
+/// A command that runs beside the test, and is killed with it.
+pub struct Background {
+    group: Group,
+    shown: String,
+    output: Arc<Mutex<Vec<u8>>>,
+}
+
+/// Starts a command and does not wait for it. Its input is empty; what it writes is kept.
+///
+/// # Errors
+/// Where the command does not start.
+pub fn start(invocation: &Invocation) -> Result<Background, String> {
+    let mut command = invocation.to_command();
+    let shown = format!("{command:?}");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = command.spawn().map_err(|error| format!("cannot start {shown}: {error}"))?;
+    let mut group = Group(child);
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let pipes: [Option<Box<dyn Read + Send>>; 2] = [
+        group.0.stdout.take().map(|pipe| Box::new(pipe) as _),
+        group.0.stderr.take().map(|pipe| Box::new(pipe) as _),
+    ];
+    for mut pipe in pipes.into_iter().flatten() {
+        let output = output.clone();
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = pipe.read(&mut piece) {
+                lock(&output).extend_from_slice(&piece[..count]);
+            }
+        });
+    }
+    Ok(Background { group, shown, output })
+}
+
+fn lock(output: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    output.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Background {
+    /// Calls `works` until it gives something, for at most `limit`.
+    ///
+    /// # Errors
+    /// Where the command ends before, or the time is over; with what the command wrote, and what
+    /// `works` last complained of.
+    pub fn wait_until<T>(
+        &mut self,
+        limit: Duration,
+        mut works: impl FnMut() -> Result<T, String>,
+    ) -> Result<T, String> {
+        let end = Instant::now() + limit;
+        loop {
+            let problem = match works() {
+                Ok(value) => return Ok(value),
+                Err(problem) => problem,
+            };
+            let ended = self.group.0.try_wait().map_err(|error| error.to_string())?;
+            if ended.is_some() || Instant::now() > end {
+                let how = ended.map_or("is not ready".into(), |status| format!("ended: {status}"));
+                return Err(format!("{} {how}: {problem}\n{}", self.shown, self.output()));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Everything that it has written so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.output)).into_owned()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.group.0.id()
+    }
 }
 
 fn read_to_end(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
