@@ -173,7 +173,8 @@ fn build_hello(folder: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn hermit_run() -> Result<PathBuf> {
+/// The hermit-run that is measured.
+pub(crate) fn hermit_run() -> Result<PathBuf> {
     let tool = env::var_os("HERMIX_RUN")
         .map_or_else(|| repository().join("target/release/hermit-run"), PathBuf::from);
     ensure!(tool.exists(), "{} is not built: run scripts/hx-bench", tool.display());

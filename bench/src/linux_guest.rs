@@ -2,6 +2,7 @@
 //! an init that runs the program and ends the machine.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -29,34 +30,13 @@ impl LinuxGuest {
     pub(crate) fn new(program: &Path, folder: &Path) -> Result<Self> {
         let busybox = fs::read("/bin/busybox").context("/bin/busybox (package busybox-static)")?;
         let program = fs::read(program).with_context(|| program.display().to_string())?;
-        let files: [(&str, u32, &[u8]); 6] = [
-            ("bin", 0o040_755, b""),
-            ("bin/busybox", 0o100_755, &busybox),
-            ("dev", 0o040_755, b""),
-            ("dev/console", 0o020_600, b""),
-            ("init", 0o100_755, INIT),
-            ("program", 0o100_755, &program),
-        ];
-        let mut archive = Vec::new();
-        for (ino, (path, mode, data)) in (1u32..).zip(files) {
-            // Of the nodes, only the console (5, 1) is a device.
-            let metadata = Metadata {
-                ino,
-                mode,
-                nlink: 1,
-                rdev_major: 5,
-                rdev_minor: 1,
-                ..Metadata::default()
-            };
-            let header = plain_header(path, &metadata, data.len());
-            archive.extend_from_slice(&header);
-            archive.extend_from_slice(data);
-            archive.resize(archive.len() + cpio::padding(data.len() as u64), 0);
-        }
-        let trailer = cpio::trailer(archive.len() as u64);
-        archive.extend_from_slice(&trailer);
+        let mut image = Initramfs::default();
+        image.bytes("/bin/busybox", 0o755, &busybox)?;
+        image.console()?;
+        image.bytes("/init", 0o755, INIT)?;
+        image.bytes("/program", 0o755, &program)?;
         let initramfs = folder.join("initramfs.cpio");
-        fs::write(&initramfs, archive).with_context(|| initramfs.display().to_string())?;
+        image.write(&initramfs)?;
         Ok(Self { kernel: newest_kernel()?, initramfs, memory: "512M" })
     }
 
@@ -74,6 +54,81 @@ impl LinuxGuest {
     }
 }
 
+/// An initial file system under construction.
+#[derive(Default)]
+pub(crate) struct Initramfs {
+    archive: Vec<u8>,
+    seen: BTreeSet<PathBuf>,
+}
+
+impl Initramfs {
+    /// Adds a node with its folders, unless there is one of that name.
+    fn add(&mut self, path: &Path, mode: u32, rdev: (u32, u32), data: &[u8]) -> Result<()> {
+        if !self.seen.insert(path.to_owned()) {
+            return Ok(());
+        }
+        if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("/")) {
+            self.add(parent, 0o040_755, (0, 0), b"")?;
+        }
+        let metadata = Metadata {
+            ino: self.seen.len() as u32,
+            mode,
+            nlink: 1,
+            rdev_major: rdev.0,
+            rdev_minor: rdev.1,
+            ..Metadata::default()
+        };
+        let name = path.strip_prefix("/")?.to_str().context("a name that is no text")?;
+        self.archive.extend_from_slice(&plain_header(name, &metadata, data.len()));
+        self.archive.extend_from_slice(data);
+        self.archive.resize(self.archive.len() + cpio::padding(data.len() as u64), 0);
+        Ok(())
+    }
+
+    /// A folder.
+    ///
+    /// # Errors
+    /// Where its name is no text, as with all of these.
+    pub(crate) fn folder(&mut self, path: &str) -> Result<()> {
+        self.add(Path::new(path), 0o040_755, (0, 0), b"")
+    }
+
+    /// `/dev/console`, which init's streams are.
+    pub(crate) fn console(&mut self) -> Result<()> {
+        self.add(Path::new("/dev/console"), 0o020_600, (5, 1), b"")
+    }
+
+    /// A file with these bytes.
+    pub(crate) fn bytes(&mut self, path: &str, rights: u32, data: &[u8]) -> Result<()> {
+        self.add(Path::new(path), 0o100_000 | rights, (0, 0), data)
+    }
+
+    /// A copy of a file of the host.
+    pub(crate) fn file(&mut self, host: &Path, guest: &Path) -> Result<()> {
+        let data = fs::read(host).with_context(|| host.display().to_string())?;
+        self.add(guest, 0o100_755, (0, 0), &data)
+    }
+
+    /// A copy of a file or folder of the host.
+    pub(crate) fn tree(&mut self, host: &Path, guest: &Path) -> Result<()> {
+        if !host.is_dir() {
+            return self.file(host, guest);
+        }
+        for entry in fs::read_dir(host)? {
+            let entry = entry?;
+            self.tree(&entry.path(), &guest.join(entry.file_name()))?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the archive.
+    pub(crate) fn write(mut self, path: &Path) -> Result<()> {
+        let trailer = cpio::trailer(self.archive.len() as u64);
+        self.archive.extend_from_slice(&trailer);
+        fs::write(path, self.archive).with_context(|| path.display().to_string())
+    }
+}
+
 /// A header without the padding that Hermix's images have: Linux refuses names longer than a path.
 fn plain_header(path: &str, metadata: &Metadata, len: usize) -> Vec<u8> {
     // An empty file's header is padded to four bytes only; the size is put in afterwards.
@@ -83,7 +138,7 @@ fn plain_header(path: &str, metadata: &Metadata, len: usize) -> Vec<u8> {
 }
 
 /// `/boot/vmlinuz-*cloud*`; with several, the one of the highest version.
-fn newest_kernel() -> Result<PathBuf> {
+pub(crate) fn newest_kernel() -> Result<PathBuf> {
     let mut kernels: Vec<_> = fs::read_dir("/boot")?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {

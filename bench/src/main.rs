@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod count;
 mod linux_guest;
+mod net;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +28,8 @@ struct Options {
 enum Benchmark {
     /// From the start of a static hello to its end, beside a Linux guest that runs the same file.
     Boot(boot::Options),
+    /// Servers on the network, beside the same natively and in a Linux guest.
+    Net(net::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,11 @@ fn run(options: &Options) -> Result<()> {
     let json = match &options.benchmark {
         Benchmark::Boot(boot) => {
             let report = boot::measure(boot)?;
+            print!("{report}");
+            serde_json::to_string_pretty(&report)?
+        }
+        Benchmark::Net(net) => {
+            let report = net::measure(net)?;
             print!("{report}");
             serde_json::to_string_pretty(&report)?
         }
