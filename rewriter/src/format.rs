@@ -275,7 +275,7 @@ impl Plan {
     }
 
     /// The encoding of [`Plan::sites`].
-    #[cfg(any(test, feature = "plan"))]
+    #[cfg(any(test, feature = "plan", feature = "plan-guest"))]
     pub(crate) fn encode_sites(sites: &[Site]) -> Vec<u8> {
         postcard::to_allocvec(sites).expect("encoding into memory has no failure case")
     }

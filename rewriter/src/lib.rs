@@ -31,3 +31,4 @@ pub mod plan;
 
 pub use apply::{PageOutcome, Placement, PlacementError};
 pub use format::{DecodeError, Number, Plan, Reason, Site, Treatment};
+pub use lookup::StubPlace;

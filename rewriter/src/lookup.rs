@@ -2,10 +2,23 @@
 //!
 //! Addresses here are run-time addresses. Both look-ups are binary searches and allocate nothing.
 
+use alloc::vec::Vec;
+
 use crate::{
     apply::Placement,
-    format::{JUMP_LEN, Plan, SLOT_LEN},
+    format::{JUMP_LEN, Plan, SLOT_LEN, Site},
 };
+
+/// A stub and its site, for reports and debuggers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StubPlace {
+    /// Run-time address of its first byte.
+    pub address: u64,
+    /// Bytes.
+    pub len: usize,
+    /// The site, with its address in the file.
+    pub site: Site,
+}
 
 impl Plan {
     /// The original instruction that the stub instruction at (or around) `address` stands for.
@@ -65,6 +78,24 @@ impl Plan {
         let index = self.resumes.binary_search_by_key(&address, |resume| resume.address).ok()?;
         let offset = u64::from(self.resumes.get(index)?.offset);
         Some(placement.stub_base().wrapping_add(offset))
+    }
+
+    /// Every stub with the site that it stands for, by address. Allocates.
+    #[must_use]
+    pub fn stubs(&self, placement: &Placement) -> Vec<StubPlace> {
+        let sites = self.sites();
+        let site_at = |address| {
+            let found = sites.binary_search_by_key(&address, |site: &Site| site.address);
+            found.ok().and_then(|index| sites.get(index)).copied()
+        };
+        let stubs = self.stubs.iter().filter_map(|stub| {
+            // The call's own step, among those of instructions copied before and after it.
+            let mut steps = self.steps_of(stub).iter();
+            let site = steps.find_map(|step| site_at(stub.origin + u64::from(step[1])))?;
+            let address = placement.stub_base().wrapping_add(stub.offset.into());
+            Some(StubPlace { address, len: stub.len.into(), site })
+        });
+        stubs.collect()
     }
 
     /// Whether a run-time address lies in the stub area's code.

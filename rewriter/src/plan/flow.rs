@@ -21,6 +21,9 @@ use super::{
     image::{Image, Region, region_of},
 };
 
+/// Bytes of `syscall`.
+const SYSCALL_LEN: usize = 2;
+
 /// The longest x86 instruction.
 pub(super) const MAX_INSTRUCTION: usize = 15;
 
@@ -313,10 +316,13 @@ impl<'i, 'a> Flow<'i, 'a> {
                 Step::Stop
             }
             FlowControl::Call if instruction.code() == Code::Syscall => {
-                self.found.push(Found {
-                    address: instruction.ip(),
-                    trial: self.trial.as_ref().map(|trial| trial.id),
-                });
+                // With prefixes it is longer, does the same, and is written by nobody: it stays.
+                if instruction.len() == SYSCALL_LEN {
+                    self.found.push(Found {
+                        address: instruction.ip(),
+                        trial: self.trial.as_ref().map(|trial| trial.id),
+                    });
+                }
                 Step::Continue
             }
             FlowControl::Call | FlowControl::IndirectCall => {
