@@ -321,7 +321,7 @@ pub struct ProcessTable {
 const SINGLE_FLUSHES: usize = smp::MAX_PAGES;
 
 /// How many pages are kept at hand while one batch of them is flushed.
-const UNMAP_BATCH: usize = 64;
+const UNMAP_BATCH: usize = 16;
 
 impl ProcessTable {
     /// With the kernel's half only.
@@ -355,40 +355,8 @@ impl ProcessTable {
 
     /// Calls `visit` with each leaf entry of `range` that owns a page, skipping missing tables.
     fn walk(&self, range: Range<UserAddr>, mut visit: impl FnMut(u64, &'static AtomicU64)) {
-        let (mut at, end) = (range.start.0, range.end.0);
-        while at < end {
-            let mut level = table(self.root);
-            let mut depth = 3;
-            loop {
-                let entry = &level[index(at, depth)];
-                let value = entry.load(Ordering::Relaxed);
-                if depth == 0 {
-                    if value & (PRESENT | PARKED) != 0 {
-                        visit(at, entry);
-                    }
-                    at += FRAME_SIZE;
-                    break;
-                }
-                if value & PRESENT == 0 {
-                    let span = 1u64 << (12 + 9 * depth);
-                    at = (at & !(span - 1)).saturating_add(span);
-                    break;
-                }
-                level = table(value & ADDRESS);
-                depth -= 1;
-                if depth == 0 {
-                    // Stay in this table for as long as the range does.
-                    let table_end = ((at >> 21) + 1) << 21;
-                    while at < end.min(table_end) {
-                        let entry = &level[index(at, 0)];
-                        if entry.load(Ordering::Relaxed) & (PRESENT | PARKED) != 0 {
-                            visit(at, entry);
-                        }
-                        at += FRAME_SIZE;
-                    }
-                    break;
-                }
-            }
+        if range.start < range.end {
+            walk_table(table(self.root), 3, range.start.0..range.end.0, &mut visit);
         }
     }
 
@@ -625,10 +593,48 @@ impl Drop for ProcessTable {
 /// One past the last address of the low half.
 const KERNEL_HALF_START_OF_GAP: u64 = 1 << 47;
 
+/// [`ProcessTable::walk`] below one table, for a range that is not empty and within what it maps.
+fn walk_table(
+    entries: &'static Table,
+    depth: u32,
+    range: Range<u64>,
+    visit: &mut impl FnMut(u64, &'static AtomicU64),
+) {
+    let span = 1 << (12 + 9 * depth);
+    let (first, last) = (index(range.start, depth), index(range.end - 1, depth));
+    let first_at = range.start & !(span - 1);
+    for (slot, entry) in occupied(&entries[first..=last]) {
+        let at = first_at + slot as u64 * span;
+        let value = entry.load(Ordering::Relaxed);
+        if depth == 0 {
+            if value & (PRESENT | PARKED) != 0 {
+                visit(at, entry);
+            }
+        } else if value & PRESENT != 0 {
+            let within = at.max(range.start)..(at + span).min(range.end);
+            walk_table(table(value & ADDRESS), depth - 1, within, visit);
+        }
+    }
+}
+
+/// Entries that are not zero, and some of their neighbours, with their places: most tables are nearly
+/// empty, and are looked through eight entries at a time.
+fn occupied(entries: &'static [AtomicU64]) -> impl Iterator<Item = (usize, &'static AtomicU64)> {
+    let (groups, rest) = entries.as_chunks::<8>();
+    let rest_at = groups.len() * 8;
+    let groups = groups.iter().enumerate().filter(|(_, group)| {
+        group.iter().fold(0, |any, entry| any | entry.load(Ordering::Relaxed)) != 0
+    });
+    let of_groups = groups.flat_map(|(number, group)| {
+        group.iter().enumerate().map(move |(within, entry)| (number * 8 + within, entry))
+    });
+    of_groups.chain(rest.iter().enumerate().map(move |(within, entry)| (rest_at + within, entry)))
+}
+
 fn collect_tables(phys: u64, level: u32, into: &mut Vec<u64>) {
     if level > 0 {
         let entries = if level == 3 { 256 } else { 512 };
-        for entry in &table(phys)[..entries] {
+        for (_, entry) in occupied(&table(phys)[..entries]) {
             let value = entry.load(Ordering::Relaxed);
             if value & PRESENT != 0 {
                 collect_tables(value & ADDRESS, level - 1, into);
