@@ -7,17 +7,20 @@
 //! instructions: exact, and the same on any host. The least memory is found by bisection.
 
 use std::{
-    env, fmt, fs,
-    os::unix::fs::PermissionsExt,
+    fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::{linux_guest::LinuxGuest, repository};
+use crate::{
+    hermit::{HermitRun, build_static, counting_qemu},
+    linux_guest::LinuxGuest,
+    summary::Summary,
+};
 
 const HELLO: &str = "#include <stdio.h>\nint main(void) { puts(\"hello, world\"); return 0; }\n";
 const GREETING: &str = "hello, world";
@@ -53,44 +56,21 @@ pub(crate) struct Report {
     least_memory_kib: u64,
 }
 
-/// Times of one side, in milliseconds.
-#[derive(Serialize)]
-struct Summary {
-    median: f64,
-    least: f64,
-    most: f64,
-    all: Vec<f64>,
-}
-
-impl Summary {
-    fn new(all: Vec<f64>) -> Result<Self> {
-        let mut sorted = all.clone();
-        sorted.sort_by(f64::total_cmp);
-        let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else {
-            bail!("no rounds, no result");
-        };
-        let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
-        Ok(Self { median, least: *least, most: *most, all })
-    }
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { median, least, most, all } = self;
-        write!(f, "median {median:.0} ms ({least:.0} to {most:.0}, {} runs)", all.len())
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "static hello, start to end, {}", self.accel)?;
-        writeln!(f, "  Hermix       {}", self.hermix_ms)?;
-        if let (Some(linux), Some(ratio)) = (&self.linux_ms, self.ratio) {
-            writeln!(f, "  Linux guest  {linux}")?;
-            writeln!(f, "  ratio        {ratio:.1}")?;
+        writeln!(f, "Static hello, start to end, {}, in milliseconds:\n", self.accel)?;
+        writeln!(f, "| | least | quartile | median | quartile | most | runs |")?;
+        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        writeln!(f, "| Hermix | {} |", self.hermix_ms)?;
+        if let Some(linux) = &self.linux_ms {
+            writeln!(f, "| Linux guest | {linux} |")?;
         }
-        writeln!(f, "guest instructions to the program's first: {}", self.instructions)?;
-        writeln!(f, "least memory: {} KiB", self.least_memory_kib)
+        writeln!(f)?;
+        if let Some(ratio) = self.ratio {
+            writeln!(f, "Linux' median over Hermix': {ratio:.1}")?;
+        }
+        writeln!(f, "Guest instructions to the program's first: {}", self.instructions)?;
+        writeln!(f, "Least memory: {} KiB", self.least_memory_kib)
     }
 }
 
@@ -101,18 +81,21 @@ impl fmt::Display for Report {
 pub(crate) fn measure(options: &Options) -> Result<Report> {
     let folder = tempfile::tempdir()?;
     let hello = build_hello(folder.path())?;
-    let hermit = HermitRun { tool: hermit_run()?, program: hello.clone() };
+    let hermit = HermitRun::new(&hello)?;
     let accel = match &options.accel {
         Some(accel) => accel.clone(),
         None => hermit.accel()?,
     };
-    let linux =
-        if options.without_linux { None } else { Some(LinuxGuest::new(&hello, folder.path())?) };
+    let linux = if options.without_linux {
+        None
+    } else {
+        Some(LinuxGuest::new(&hello, "", folder.path())?)
+    };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..=options.rounds {
-        let our_time = greeting_ms(&mut hermit.command(&["--accel", &accel]))?;
+        let our_time = greeting_ms(&mut hermit.command(&["--accel", &accel], &[]))?;
         let their_time =
-            linux.as_ref().map(|linux| greeting_ms(&mut linux.command(&accel))).transpose()?;
+            linux.as_ref().map(|linux| greeting_ms(&mut linux.command(&accel, &[]))).transpose()?;
         if round > 0 {
             ours.push(our_time);
             theirs.extend(their_time);
@@ -122,9 +105,10 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     let linux_ms = if linux.is_some() { Some(Summary::new(theirs)?) } else { None };
     Ok(Report {
         ratio: linux_ms.as_ref().map(|linux| linux.median / hermix_ms.median),
-        instructions: hermit.instructions(folder.path())?,
+        instructions: instructions(&hermit, folder.path())?,
         least_memory_kib: least(4 << 10, 64 << 10, MEMORY_STEP_KIB, |kib| {
-            let mut command = hermit.command(&["--accel", &accel, "--memory", &format!("{kib}K")]);
+            let mut command =
+                hermit.command(&["--accel", &accel, "--memory", &format!("{kib}K")], &[]);
             greeting_ms(&mut command).is_ok()
         })?,
         accel,
@@ -165,53 +149,17 @@ fn greeting_ms(command: &mut Command) -> Result<f64> {
 }
 
 fn build_hello(folder: &Path) -> Result<PathBuf> {
-    let (source, program) = (folder.join("hello.c"), folder.join("hello"));
+    let source = folder.join("hello.c");
     fs::write(&source, HELLO)?;
-    let status =
-        Command::new("gcc").args(["-O2", "-static", "-o"]).arg(&program).arg(&source).status();
-    ensure!(status.context("cannot start gcc")?.success(), "gcc could not build a static hello");
-    Ok(program)
+    build_static(&source, folder)
 }
 
-/// The hermit-run that is measured.
-pub(crate) fn hermit_run() -> Result<PathBuf> {
-    let tool = env::var_os("HERMIX_RUN")
-        .map_or_else(|| repository().join("target/release/hermit-run"), PathBuf::from);
-    ensure!(tool.exists(), "{} is not built: run scripts/hx-bench", tool.display());
-    Ok(tool)
-}
-
-struct HermitRun {
-    tool: PathBuf,
-    program: PathBuf,
-}
-
-impl HermitRun {
-    fn command(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(&self.tool);
-        command.arg("--quiet").args(options).arg("--").arg(&self.program).stdin(Stdio::null());
-        command
-    }
-
-    /// What hermit-run would use here.
-    fn accel(&self) -> Result<String> {
-        let output = self.command(&["--dry-run"]).output()?;
-        let line = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut words = line.split_whitespace().skip_while(|word| *word != "-accel").skip(1);
-        let accel = words.next().with_context(|| format!("no -accel in {line:?}"))?;
-        Ok(accel.split(',').next().unwrap_or(accel).to_owned())
-    }
-
-    /// Runs under a QEMU that counts instructions.
-    fn instructions(&self, folder: &Path) -> Result<u64> {
-        let qemu = folder.join("qemu-with-icount");
-        fs::write(&qemu, "#!/bin/sh\nexec qemu-system-x86_64 \"$@\" -icount shift=0,sleep=off\n")?;
-        fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755))?;
-        let mut command = Command::new(&self.tool);
-        command.args(["--quiet", "--accel", "tcg", "--stats", "--qemu"]).arg(qemu).arg("--");
-        let output = command.arg(&self.program).stdin(Stdio::null()).output()?;
-        ticks(&String::from_utf8_lossy(&output.stderr))
-    }
+/// Runs under a QEMU that counts instructions.
+fn instructions(hermit: &HermitRun, folder: &Path) -> Result<u64> {
+    let qemu = counting_qemu(folder)?;
+    let mut command = hermit.command(&["--accel", "tcg", "--stats", "--qemu", &qemu], &[]);
+    let output = command.output()?;
+    ticks(&String::from_utf8_lossy(&output.stderr))
 }
 
 /// The boot's time stamp ticks in what `--stats` prints.
@@ -240,13 +188,6 @@ mod tests {
         }
         assert_eq!(least(4, 64, 8, |n| n >= 17).unwrap(), 24);
         assert!(least(4, 64, 1, |_| false).is_err());
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(Summary::new(vec![9.0, 1.0, 5.0]).unwrap().median, 5.0);
-        assert_eq!(Summary::new(vec![9.0, 1.0, 5.0, 6.0]).unwrap().median, 5.5);
-        assert!(Summary::new(vec![]).is_err());
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use hx_abi::cpio::{self, Metadata};
 
-const INIT: &[u8] = b"#!/bin/busybox sh\n/program\n/bin/busybox reboot -f\n";
+/// What process 1 is before it has `/dev`: the console exists in the initramfs.
+const INIT: &str = "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n/program ARGUMENTS\n\
+                    /bin/busybox reboot -f\n";
 /// Quiet, and a restart that the machine can do: QEMU ends instead.
 const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1";
 
@@ -23,25 +25,26 @@ pub(crate) struct LinuxGuest {
 }
 
 impl LinuxGuest {
-    /// Builds the initramfs for `program` in `folder`.
+    /// Builds the initramfs for `program`, which gets `arguments`, in `folder`.
     ///
     /// # Errors
     /// Where there is no kernel, or no busybox.
-    pub(crate) fn new(program: &Path, folder: &Path) -> Result<Self> {
+    pub(crate) fn new(program: &Path, arguments: &str, folder: &Path) -> Result<Self> {
         let busybox = fs::read("/bin/busybox").context("/bin/busybox (package busybox-static)")?;
         let program = fs::read(program).with_context(|| program.display().to_string())?;
+        let init = INIT.replace("ARGUMENTS", arguments);
         let mut image = Initramfs::default();
         image.bytes("/bin/busybox", 0o755, &busybox)?;
         image.console()?;
-        image.bytes("/init", 0o755, INIT)?;
+        image.bytes("/init", 0o755, init.as_bytes())?;
         image.bytes("/program", 0o755, &program)?;
         let initramfs = folder.join("initramfs.cpio");
         image.write(&initramfs)?;
         Ok(Self { kernel: newest_kernel()?, initramfs, memory: "512M" })
     }
 
-    /// The command line that runs it on `accel`.
-    pub(crate) fn command(&self, accel: &str) -> Command {
+    /// The command line that runs it on `accel`, with more of QEMU's options.
+    pub(crate) fn command(&self, accel: &str, more: &[&str]) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "microvm,acpi=off", "-accel", accel, "-cpu", "max", "-smp", "1"])
             .args(["-m", self.memory, "-nodefaults", "-no-user-config", "-display", "none"])
@@ -49,6 +52,7 @@ impl LinuxGuest {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initramfs)
+            .args(more)
             .stdin(Stdio::null());
         qemu
     }
@@ -160,9 +164,9 @@ mod tests {
     fn the_archive_can_be_read_back() {
         let metadata = Metadata { mode: 0o100_755, nlink: 1, ..Metadata::default() };
         let mut archive = plain_header("init", &metadata, INIT.len());
-        archive.extend_from_slice(INIT);
+        archive.extend_from_slice(INIT.as_bytes());
         let entry = cpio::Reader::new(&archive).next().unwrap().unwrap();
-        assert_eq!((entry.path, entry.data), (&b"init"[..], INIT));
-        assert!(archive.len() < 300, "{}", archive.len());
+        assert_eq!((entry.path, entry.data), (&b"init"[..], INIT.as_bytes()));
+        assert!(archive.len() < 400, "{}", archive.len());
     }
 }

@@ -3,16 +3,21 @@
 
 mod boot;
 mod count;
+mod hermit;
 mod linux_guest;
 mod net;
+mod summary;
+mod syscall;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 /// Measures Hermix beside other ways to run a program.
 #[derive(Parser)]
@@ -30,6 +35,8 @@ enum Benchmark {
     Boot(boot::Options),
     /// Servers on the network, beside the same natively and in a Linux guest.
     Net(net::Options),
+    /// What a system call costs from a rewritten site, by LSTAR, and in a Linux guest.
+    Syscall(syscall::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,22 +50,21 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let json = match &options.benchmark {
-        Benchmark::Boot(boot) => {
-            let report = boot::measure(boot)?;
-            print!("{report}");
-            serde_json::to_string_pretty(&report)?
-        }
-        Benchmark::Net(net) => {
-            let report = net::measure(net)?;
-            print!("{report}");
-            serde_json::to_string_pretty(&report)?
-        }
+    let (text, json) = match &options.benchmark {
+        Benchmark::Boot(boot) => printed(&boot::measure(boot)?)?,
+        Benchmark::Net(net) => printed(&net::measure(net)?)?,
+        Benchmark::Syscall(syscall) => printed(&syscall::measure(syscall)?)?,
     };
+    print!("{text}");
     if let Some(path) = &options.json {
         std::fs::write(path, json + "\n").with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// A report as Markdown and as JSON.
+fn printed(report: &(impl fmt::Display + Serialize)) -> Result<(String, String)> {
+    Ok((report.to_string(), serde_json::to_string_pretty(report)?))
 }
 
 /// The repository's root.

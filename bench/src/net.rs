@@ -150,13 +150,16 @@ fn redis(port: u16) -> Task {
     Task { command, port, files: Vec::new() }
 }
 
+/// What is measured, its unit, and how: a client of the server at a port.
+type Client<'a> = (String, &'static str, Box<dyn Fn(u16) -> Result<f64> + 'a>);
+
 impl Bench<'_> {
     /// Runs each of `clients` against `task` on all sides; the best of the rounds counts.
     fn compare(
         &self,
         task: &dyn Fn(Side, u16) -> Task,
         is_ready: &dyn Fn(u16) -> Result<()>,
-        clients: &[(String, &'static str, Box<dyn Fn(u16) -> Result<f64> + '_>)],
+        clients: &[Client<'_>],
         lines: &mut Vec<Line>,
     ) -> Result<()> {
         let mut results: Vec<BTreeMap<&'static str, f64>> = vec![BTreeMap::new(); clients.len()];
@@ -180,8 +183,7 @@ impl Bench<'_> {
     }
 
     fn redis(&self, lines: &mut Vec<Line>) -> Result<()> {
-        let mut clients: Vec<(String, &'static str, Box<dyn Fn(u16) -> Result<f64> + '_>)> =
-            Vec::new();
+        let mut clients: Vec<Client<'_>> = Vec::new();
         for (connections, pipeline, reconnects) in REDIS {
             for test in ["GET", "SET"] {
                 if (connections == "1" || reconnects) && test == "SET" {

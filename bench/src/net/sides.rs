@@ -106,7 +106,7 @@ impl Sides {
     /// # Errors
     /// Where hermit-run is not built.
     pub(crate) fn new(folder: &Path, accel: &str) -> Result<Self> {
-        let hermit_run = crate::boot::hermit_run()?;
+        let hermit_run = crate::hermit::hermit_run()?;
         let kernel = std::env::var_os("HERMIX_KERNEL").map_or_else(
             || repository().join("target/kernel/x86_64-unknown-none/kernel/hx-kernel"),
             PathBuf::from,
