@@ -18,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 6;
+pub const CONFIG_VERSION: u32 = 7;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,11 @@ pub struct RunConfig {
     pub missing_files: bool,
     /// Use the rewriting plans that come with the image.
     pub rewrite: bool,
+    /// Send a [`crate::link::Record::Code`] for each file whose code becomes executable.
+    pub rewrite_report: bool,
+    /// Make system calls from rewritten sites a second time by the `syscall` instruction where that
+    /// changes nothing, and say where the results differ.
+    pub rewrite_check: bool,
     /// Kernel messages up to this level go to the log port: 0 off, 1 error … 5 trace.
     pub log_level: u8,
 }

@@ -79,6 +79,26 @@ pub struct Stats {
     pub counters: Vec<(String, u64)>,
 }
 
+/// Code of a file that has become executable, for `--rewrite-report`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Code {
+    /// The process that has mapped it.
+    pub pid: i32,
+    /// The file's path in the guest.
+    pub path: Vec<u8>,
+    /// Where it is, if it has a plan with something to patch.
+    pub placed: Option<PlacedCode>,
+}
+
+/// Where a file's code and its stubs are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedCode {
+    /// What is added to addresses in the file.
+    pub load_bias: u64,
+    /// Address of the stub area; `None` where no room was found near the code.
+    pub stubs: Option<u64>,
+}
+
 /// A structured message from the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -109,6 +129,8 @@ pub enum Record {
         /// See `file`.
         offset: u64,
     },
+    /// Code of a file has become executable.
+    Code(Code),
 }
 
 /// A structured message from the host.

@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+mod check;
 mod events;
 mod log_port;
 mod machine;
@@ -58,8 +59,11 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
         Err(message) => fatal(format_args!("{message}")),
     };
     log_port::set_level(config.log_level);
-    if config.strace {
+    if config.strace || config.rewrite_check {
         machine::watch_all_calls();
+    }
+    if config.rewrite_check {
+        check::turn_on();
     }
     random::init(config.random_seed);
     platform::KERNEL

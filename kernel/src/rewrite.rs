@@ -16,6 +16,7 @@ use alloc::{
 };
 use core::ops::Range;
 
+use hx_abi::link::{Code, PlacedCode, Record};
 use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
 use hx_syscalls::sync::{Mutex, RwLock};
 use hx_syscalls::{
@@ -25,11 +26,12 @@ use hx_syscalls::{
         Protection,
     },
     page::{OutOfMemory, PAGE_SIZE, Page},
+    platform::Platform,
     task::System,
     user::UserAddr,
 };
 
-use crate::machine;
+use crate::{machine, platform::KERNEL, sched};
 
 /// Decoded plans by the file's path; `None` for a file without a usable one.
 static PLANS: Mutex<BTreeMap<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(BTreeMap::new());
@@ -88,7 +90,7 @@ impl Mapping for StubArea {
 enum Leaves {
     /// They do.
     Direct,
-    /// All calls go through the dispatcher, which `--strace` watches.
+    /// All calls go through the dispatcher, which `--strace` and `--rewrite-check` watch.
     Dispatched,
 }
 
@@ -106,7 +108,8 @@ fn entry_for(number: Number, leaves: Leaves) -> u64 {
 impl Rewriter {
     /// For a process that has no code yet.
     pub fn new(system: &Arc<System>) -> Arc<Self> {
-        let leaves = if system.config.strace { Leaves::Dispatched } else { Leaves::Direct };
+        let is_watched = system.config.strace || system.config.rewrite_check;
+        let leaves = if is_watched { Leaves::Dispatched } else { Leaves::Direct };
         Arc::new(Self { system: Arc::downgrade(system), leaves, modules: RwLock::new(Vec::new()) })
     }
 
@@ -128,6 +131,17 @@ impl Rewriter {
         plan
     }
 
+    /// Tells `--rewrite-report` of code that has become executable.
+    fn report(&self, code: &CodeRange, placed: Option<PlacedCode>) {
+        let is_wanted = self.system.upgrade().is_some_and(|system| system.config.rewrite_report);
+        let path = code.file.as_deref().and_then(|file| file.path()?.absolute(None));
+        if let (true, Some(path)) = (is_wanted, path) {
+            // The first program is mapped before there is a thread.
+            let pid = sched::current_thread().map_or(1, |thread| thread.process.pid);
+            KERNEL.send_record(&Record::Code(Code { pid, path, placed }));
+        }
+    }
+
     /// The module whose code is mapped at `address` from `mapping`.
     fn module_of(&self, page: &CodePage<'_>) -> Option<Module> {
         let modules = self.modules.read();
@@ -136,6 +150,55 @@ impl Rewriter {
             module.code.contains(&page.at.0) && Arc::ptr_eq(&module.mapping, page.mapping)
         });
         found.cloned()
+    }
+}
+
+/// Planning in the guest: files that no plan was made for on the host, such as those of a volume, or
+/// that the program has made itself.
+#[cfg(feature = "rewriter-guest")]
+mod guest {
+    use super::*;
+
+    /// What a file was when it was planned: it may have been replaced or written since.
+    type Version = (u64, i64, u32);
+
+    /// Plans by path; `None` for a file without anything to patch.
+    static PLANNED: Mutex<BTreeMap<Vec<u8>, (Version, Option<Arc<Plan>>)>> =
+        Mutex::new(BTreeMap::new());
+
+    /// The largest file that is planned: planning takes a few times as much memory.
+    const MOST: u64 = 64 << 20;
+
+    /// The plan of the file whose code this is.
+    pub(super) fn plan_for(code: &CodeRange) -> Option<Arc<Plan>> {
+        let file = code.file.as_deref()?;
+        let path = file.path()?.absolute(None)?;
+        let metadata = file.metadata();
+        let version = (metadata.size, metadata.mtime.sec, metadata.mtime.nsec);
+        if let Some((of, plan)) = PLANNED.lock().get(&path)
+            && *of == version
+        {
+            return plan.clone();
+        }
+        let plan = (metadata.size <= MOST).then(|| read(code, metadata.size as usize)).flatten();
+        let plan = plan.and_then(|elf| hx_rewriter::plan::plan(&elf).ok());
+        let plan = plan.map(|planned| Arc::new(planned.plan));
+        log::info!("planned {} in the guest", path.escape_ascii());
+        PLANNED.lock().insert(path, (version, plan.clone()));
+        plan
+    }
+
+    /// The whole file, by its pages.
+    fn read(code: &CodeRange, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).ok()?;
+        bytes.resize(len, 0);
+        for (index, part) in (0..).zip(bytes.chunks_mut(PAGE_SIZE)) {
+            code.mapping.page(index).ok()?.read(0, part);
+        }
+        // A file without the instruction needs no plan.
+        let has_call = bytes.windows(2).any(|pair| pair == [0x0f, 0x05]);
+        has_call.then_some(bytes)
     }
 }
 
@@ -175,10 +238,13 @@ fn map_stubs(
 
 impl CodePatcher for Rewriter {
     fn range_executable(&self, space: &AddressSpace, code: &CodeRange) {
-        let Some(plan) = code.file.as_deref().and_then(|file| self.plan_for(file)) else { return };
-        if plan.patch_count() == 0 {
+        let plan = code.file.as_deref().and_then(|file| self.plan_for(file));
+        #[cfg(feature = "rewriter-guest")]
+        let plan = plan.or_else(|| guest::plan_for(code));
+        let Some(plan) = plan.filter(|plan| plan.patch_count() > 0) else {
+            self.report(code, None);
             return;
-        }
+        };
         let range = code.range.start.0..code.range.end.0;
         let Some(bias) = plan.load_bias(code.first * PAGE_SIZE as u64, range.start) else { return };
         // A file's code may become executable piece by piece: one stub area serves all pieces.
@@ -189,9 +255,13 @@ impl CodePatcher for Rewriter {
             });
             same.next().map(|module| (module.placement, module.stubs.clone()))
         };
-        let Some((placement, stubs)) =
-            placed.or_else(|| map_stubs(space, &plan, bias, self.leaves))
-        else {
+        let is_new = placed.is_none();
+        let placed = placed.or_else(|| map_stubs(space, &plan, bias, self.leaves));
+        if is_new {
+            let stubs = placed.as_ref().map(|(placement, _)| placement.stub_base());
+            self.report(code, Some(PlacedCode { load_bias: bias, stubs }));
+        }
+        let Some((placement, stubs)) = placed else {
             log::warn!("no room for the stubs of the code at {:#x}", range.start);
             return;
         };

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hx_abi::link::{Record, Stats};
 use hx_syscalls::platform::Platform;
 
-use crate::{machine, memory::frames::FRAME_SIZE, platform::KERNEL};
+use crate::{check, machine, memory::frames::FRAME_SIZE, platform::KERNEL};
 
 static ENTRY_TSC: AtomicU64 = AtomicU64::new(0);
 static FIRST_INSTRUCTION_TSC: AtomicU64 = AtomicU64::new(0);
@@ -36,7 +36,8 @@ pub fn send() {
     let boot_ticks = FIRST_INSTRUCTION_TSC
         .load(Ordering::Relaxed)
         .saturating_sub(ENTRY_TSC.load(Ordering::Relaxed));
-    let counters = [
+    let (made_twice, differences) = check::counts();
+    let mut counters = alloc::vec![
         // Under `-icount shift=0` the counter counts guest instructions.
         ("boot: time stamp ticks from kernel entry to first instruction", boot_ticks),
         ("boot: nanoseconds", machine::clock::scale().nanoseconds(boot_ticks)),
@@ -52,6 +53,12 @@ pub fn send() {
             (memory.total_frames - memory.free_frames) * FRAME_SIZE / 1024,
         ),
     ];
+    if check::is_on() {
+        counters.extend([
+            ("rewrite check: calls made both ways", made_twice),
+            ("rewrite check: differences", differences),
+        ]);
+    }
     let counters: Vec<_> =
         counters.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
     machine::link::transmit(&Record::Stats(Stats { counters }).to_frame(), &[]);

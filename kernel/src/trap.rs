@@ -12,7 +12,7 @@ use hx_syscalls::{
 use linux_raw_sys::general as linux;
 
 use crate::{
-    Report, events,
+    Report, check, events,
     machine::{self, CpuWork},
     sched,
 };
@@ -68,6 +68,9 @@ pub fn system_call(regs: &mut UserRegs) {
     let thread = sched::current_thread().expect("a system call comes from a thread");
     let number = regs.orig_rax;
     let mut ctx = Ctx { thread, regs };
+    if check::is_on() {
+        return checked_call(&mut ctx);
+    }
     let result = table::dispatch(&mut ctx, number);
     if changes_identity(number as u32) {
         sched::note_identity(thread);
@@ -77,6 +80,24 @@ pub fn system_call(regs: &mut UserRegs) {
         sample.end();
     }
     go_back(&mut ctx, Some(result));
+}
+
+/// [`system_call`] under `--rewrite-check`.
+fn checked_call(ctx: &mut Ctx<'_>) {
+    let before = *ctx.regs;
+    let came_by_lstar = machine::this_cpu().take_trapped();
+    let first = if came_by_lstar { check::take_first(ctx) } else { None };
+    let result = table::dispatch(ctx, before.orig_rax);
+    if changes_identity(before.orig_rax as u32) {
+        sched::note_identity(ctx.thread);
+    }
+    if let Some(first) = &first {
+        check::compare(first, &before, result);
+    }
+    go_back(ctx, Some(result));
+    if !came_by_lstar {
+        check::repeat(ctx, &before, result);
+    }
 }
 
 /// The way back from a system call that the entry code has made by itself, with what it gave.

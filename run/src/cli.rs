@@ -186,6 +186,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
+    /// Say which system call sites of each file were rewritten, and which way the calls took, on
+    /// standard error or in FILE
+    #[arg(long, value_name = "FILE", env = "HERMIX_REWRITE_REPORT", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "-", help_heading = "Observing")]
+    pub(crate) rewrite_report: Option<PathBuf>,
+
+    /// Write where the stubs of rewritten sites are, for a debugger, to FILE
+    #[arg(long, value_name = "FILE", env = "HERMIX_REWRITE_MAP", help_heading = "Observing")]
+    pub(crate) rewrite_map: Option<PathBuf>,
+
+    /// Make each rewritten call that changes nothing a second time by its syscall instruction, and
+    /// say where the two differ (slow)
+    #[arg(long, env = "HERMIX_REWRITE_CHECK", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue, help_heading = "Observing")]
+    pub(crate) rewrite_check: bool,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", hide = true)]
     pub(crate) command: Vec<OsString>,

@@ -25,7 +25,7 @@ use std::{
 
 use hx_abi::{
     config::Stream,
-    link::{self, Decoder, Event, Exit, Kind, Record, STDIN_WINDOW, Stats},
+    link::{self, Code, Decoder, Event, Exit, Kind, Record, STDIN_WINDOW, Stats},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -59,6 +59,8 @@ pub(crate) struct Outcome {
     pub(crate) exit: Option<Exit>,
     /// Counters, where they were asked for.
     pub(crate) stats: Option<Stats>,
+    /// Code that became executable, in order.
+    pub(crate) code: Vec<Code>,
     /// Paths that the program looked for in vain, each once, in order.
     pub(crate) missing_files: Vec<PathBuf>,
     /// Whether the program was started at all.
@@ -372,6 +374,7 @@ impl Main {
                 say(&crate::specialise::left_out(number, address, &file, offset));
             }
             Message::Record(Record::Stats(stats)) => self.outcome.stats = Some(stats),
+            Message::Record(Record::Code(code)) => self.outcome.code.push(code),
             // The receiver writes traces, and keeps the end to itself.
             Message::Record(Record::Trace(_)) | Message::Ended(_) => {}
         }

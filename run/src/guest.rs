@@ -67,9 +67,14 @@ pub(crate) fn configuration(
         random_seed,
         aslr: settings.aslr,
         strace: settings.strace.is_some(),
-        stats: settings.stats || settings.json.is_some(),
+        stats: settings.stats
+            || settings.json.is_some()
+            || settings.rewrite_report.is_some()
+            || settings.rewrite_check,
         missing_files: settings.missing_files,
         rewrite: settings.rewrite,
+        rewrite_report: settings.rewrite_report.is_some() || settings.rewrite_map.is_some(),
+        rewrite_check: settings.rewrite_check,
         log_level: if settings.kernel_log.is_some() { settings.log_level } else { 0 },
     })
 }

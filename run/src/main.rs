@@ -21,6 +21,7 @@ mod packages;
 mod plans;
 mod prepare;
 mod program;
+mod rewriting;
 mod run;
 mod settings;
 mod specialise;

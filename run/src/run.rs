@@ -4,7 +4,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     env,
-    fs::File,
+    fs::{self, File},
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -25,6 +25,7 @@ use crate::{
     machine::{self, Engine, LogPort, Machine, Placement, Plan},
     network::Published,
     prepare::{self, Origin},
+    rewriting::Rewriting,
     settings::{Output, Settings, Verbosity},
     specialise, symbols, terminal, tsc,
 };
@@ -58,6 +59,8 @@ struct Summary<'a> {
     published: &'a [Published],
     /// The guest's counters.
     stats: BTreeMap<String, u64>,
+    /// With `--rewrite-report` or `--rewrite-map`.
+    rewriting: Option<Rewriting>,
     /// With `--missing-files`.
     missing_files: Vec<Cow<'a, str>>,
 }
@@ -142,6 +145,21 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     })?;
     let exit = outcome.exit.unwrap_or(Exit::Status(STATUS_FAILED));
     report(settings, &outcome);
+    let rewriting = if settings.rewrite_report.is_some() || settings.rewrite_map.is_some() {
+        let rewriting = Rewriting::new(&prepared.root, &outcome)?;
+        if let Some(output) = &settings.rewrite_report {
+            let mut sink = sink(output)?;
+            // As with other reports: who closes standard error does not want them.
+            let _ = sink.write_all(rewriting.to_string().as_bytes());
+        }
+        if let Some(path) = &settings.rewrite_map {
+            let written = fs::write(path, rewriting.stub_map());
+            written.map_err(|error| Error::file("cannot write", path, error))?;
+        }
+        Some(rewriting)
+    } else {
+        None
+    };
     if outcome.was_abandoned {
         say("the program did not react; the virtual machine is stopped");
     }
@@ -162,6 +180,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             run_ms: milliseconds(ran),
             published: &network.published,
             stats: stats.counters.into_iter().collect(),
+            rewriting,
             missing_files: outcome
                 .missing_files
                 .iter()
@@ -314,9 +333,8 @@ fn report(settings: &Settings, outcome: &Outcome) {
             lines += &format!("hermit-run: not found: {}\n", path.display());
         }
     }
-    if settings.stats
-        && let Some(stats) = &outcome.stats
-    {
+    let wants_counters = settings.stats || settings.rewrite_check;
+    if wants_counters && let Some(stats) = &outcome.stats {
         for (name, value) in &stats.counters {
             lines += &format!("hermit-run: {value:>12} {name}\n");
         }

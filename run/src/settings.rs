@@ -75,6 +75,9 @@ struct File {
     verbose: bool,
     no_aslr: bool,
     no_rewrite: bool,
+    rewrite_report: Option<PathBuf>,
+    rewrite_map: Option<PathBuf>,
+    rewrite_check: bool,
 }
 
 /// How much hermit-run says about its own work.
@@ -173,6 +176,12 @@ pub(crate) struct Settings {
     pub(crate) aslr: bool,
     /// Use rewriting plans.
     pub(crate) rewrite: bool,
+    /// Where to report what was rewritten.
+    pub(crate) rewrite_report: Option<Output>,
+    /// Where to write the map of the stubs.
+    pub(crate) rewrite_map: Option<PathBuf>,
+    /// Make rewritten calls both ways.
+    pub(crate) rewrite_check: bool,
     /// Program and arguments as typed.
     pub(crate) command: Vec<OsString>,
 }
@@ -275,6 +284,9 @@ impl Settings {
             },
             aslr: !(options.no_aslr || file.no_aslr),
             rewrite: !(options.no_rewrite || file.no_rewrite),
+            rewrite_report: options.rewrite_report.or(file.rewrite_report).and_then(output),
+            rewrite_map: options.rewrite_map.or(file.rewrite_map),
+            rewrite_check: options.rewrite_check || file.rewrite_check,
             command: options.command,
         })
     }

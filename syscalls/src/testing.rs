@@ -577,6 +577,8 @@ pub fn test_config() -> RunConfig {
         stats: false,
         missing_files: false,
         rewrite: false,
+        rewrite_report: false,
+        rewrite_check: false,
         log_level: 0,
     }
 }

@@ -139,6 +139,7 @@ pub(crate) fn hermix_invocation(task: &Task) -> Result<Invocation, String> {
         "XDG_CACHE_HOME",
         "XDG_RUNTIME_DIR",
         "HERMIX_ACCEL",
+        "HERMIX_NO_REWRITE",
         // To run on specialised kernels, which are built the first time.
         "HERMIX_SPECIALISE",
         "CARGO",

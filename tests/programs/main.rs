@@ -14,6 +14,7 @@ mod linux_bins;
 mod network;
 mod processes;
 mod real;
+mod rewriting;
 mod threaded;
 
 use std::{fs, process::ExitCode};
@@ -44,6 +45,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     trials.extend(processes::trials(&expected));
     trials.extend(threaded::trials(&expected));
     trials.extend(network::trials(&expected));
+    trials.extend(rewriting::trials(&expected));
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();

@@ -255,16 +255,19 @@ fn stdin(name: &str) -> Input {
 pub(crate) fn trials(expected: &ExpectedFailures) -> Result<Vec<Trial>, String> {
     let mut trials = Vec::new();
     for (name, words) in PROGRAMS {
-        let trial = format!("real::{name}");
-        trials.push(expected.trial(trial, move || {
-            let mut task = Task::new(words.iter().copied());
-            task.input = stdin(name);
-            if ANY_ORDER.contains(name) {
-                task.lines = Lines::InAnyOrder;
-            }
-            task.files = Some(fixture::folder()?);
-            compare(&task)
-        }));
+        // Rewriting must change nothing, so both are compared with the native run.
+        for (group, options) in [("real", &[][..]), ("unrewritten", &["--no-rewrite"])] {
+            trials.push(expected.trial(format!("{group}::{name}"), move || {
+                let mut task = Task::new(words.iter().copied());
+                task.input = stdin(name);
+                if ANY_ORDER.contains(name) {
+                    task.lines = Lines::InAnyOrder;
+                }
+                task.files = Some(fixture::folder()?);
+                task.options = options.iter().map(|option| (*option).to_owned()).collect();
+                compare(&task)
+            }));
+        }
     }
     for (module, seconds) in PYTHON_TESTS {
         trials.push(

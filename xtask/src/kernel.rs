@@ -64,7 +64,7 @@ impl Toolchain {
         Ok(chosen)
     }
 
-    /// `cargo SUBCOMMAND` for the kernel.
+    /// `cargo SUBCOMMAND` for the kernel, without a folder for its products.
     fn cargo(self, subcommand: &str) -> Command {
         let mut cargo = match self {
             Self::Rustup => Command::new("cargo"),
@@ -168,6 +168,24 @@ pub(crate) fn build_specialised(config: &Path, output: &Path) -> Result<()> {
     let new = output.with_extension(format!("{}.new", std::process::id()));
     fs::copy(&built, &new).with_context(|| format!("cannot copy {built:?} to {new:?}"))?;
     fs::rename(&new, output).with_context(|| format!("cannot create {output:?}"))
+}
+
+/// Builds a kernel with features beside the one without.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn build_with(features: &str) -> Result<()> {
+    let toolchain = Toolchain::choose()?;
+    // A folder of its own: cargo would replace the image in the first.
+    let folder = "target/kernel-with-features";
+    let mut cargo = toolchain.cargo("build");
+    run(cargo.args(["--target-dir", folder, "--features", features]))?;
+    let image = repository().join(folder).join(TARGET).join("kernel/hx-kernel");
+    let name = format!("hx-kernel-{}", features.replace(',', "-"));
+    let to = crate::kernel_image().with_file_name(name);
+    fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+    fs::copy(&image, &to).with_context(|| format!("cannot copy {image:?} to {to:?}"))?;
+    Ok(())
 }
 
 /// Lints the kernel; warnings are errors.

@@ -32,6 +32,10 @@ enum Task {
         /// Where to put a kernel with a configuration.
         #[arg(long, value_name = "FILE", requires = "config")]
         output: Option<PathBuf>,
+        /// With these features of hx-kernel, separated by commas; beside the other kernel, as
+        /// `hx-kernel-FEATURES`.
+        #[arg(long, conflicts_with = "config")]
+        features: Option<String>,
     },
     /// Lints the kernel with clippy, if the compiler that builds it has one.
     KernelClippy,
@@ -43,7 +47,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Options::parse().task {
-        Task::Kernel { config: Some(config), output: Some(output) } => {
+        Task::Kernel { features: Some(features), .. } => kernel::build_with(&features),
+        Task::Kernel { config: Some(config), output: Some(output), .. } => {
             kernel::build_specialised(&config, &output)
         }
         Task::Kernel { .. } => kernel::build(),

@@ -23,8 +23,8 @@ pub use pc::cpu::{
 };
 pub use pc::smp::{enter_idle, leave_idle, memory_barrier, start_others, stop_others, wake};
 pub use pc::traps::{
-    SAMPLE_PERIOD, leaf_entry_address as leaf_entry, prepare_kernel_stack, prepare_stack,
-    stub_entry_address as stub_entry, switch_to, watch_all_calls,
+    SAMPLE_PERIOD, leaf_entry_address as leaf_entry, leaf_value, prepare_kernel_stack,
+    prepare_stack, stub_entry_address as stub_entry, switch_to, watch_all_calls,
 };
 
 /// Time.

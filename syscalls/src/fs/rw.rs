@@ -88,7 +88,7 @@ fn open_for_writing(
 
 fn open_at(ctx: &Ctx<'_>, fd: Fd, position: Position) -> Result<Arc<FileDescription>, Errno> {
     if position == Position::Current {
-        return ctx.thread.files().get(fd.0);
+        return ctx.thread.file(fd.0);
     }
     let description = ctx.thread.files().get_open(fd.0)?;
     if description.file.is_seekable() { Ok(description) } else { Err(Errno::ESPIPE) }

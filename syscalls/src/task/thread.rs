@@ -13,8 +13,8 @@ use super::{
     signal::{AltStack, SignalNumber, SignalQueue, SignalSet},
 };
 use crate::{
-    SysResult,
-    fs::{FdTable, FsContext},
+    Errno, SysResult,
+    fs::{FdTable, FileDescription, FsContext},
     platform::{CpuTime, ThreadHandle},
     sync::{Mutex, Once},
     user::UserAddr,
@@ -206,6 +206,14 @@ impl Thread {
     #[must_use]
     pub fn files(&self) -> Arc<FdTable> {
         self.files.lock().clone()
+    }
+
+    /// The open file of descriptor `fd`: `files().get(fd)` without a reference to the table.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn file(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
+        self.files.lock().get(fd)
     }
 
     /// The thread's root directory, working directory and umask.

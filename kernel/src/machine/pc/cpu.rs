@@ -39,6 +39,8 @@ pub struct PerCpu {
     thread_work: AtomicPtr<AtomicBool>,
     /// [`CpuWork`] to be done before the application goes on.
     work: AtomicU8,
+    /// Whether the call that came in last came by the `syscall` instruction: [`Self::take_trapped`].
+    trapped: AtomicBool,
     /// Calls of the short way until one is measured.
     until_sample: AtomicU32,
     leaf_calls: AtomicU64,
@@ -110,6 +112,8 @@ pub const THREAD_OFFSET: usize = offset_of!(PerCpu, thread);
 pub const THREAD_WORK_OFFSET: usize = offset_of!(PerCpu, thread_work);
 /// Offset of the processor's work.
 pub const WORK_OFFSET: usize = offset_of!(PerCpu, work);
+/// Offset of the flag for calls by the `syscall` instruction.
+pub const TRAPPED_OFFSET: usize = offset_of!(PerCpu, trapped);
 /// Offset of the countdown to a measured call.
 pub const UNTIL_SAMPLE_OFFSET: usize = offset_of!(PerCpu, until_sample);
 
@@ -174,6 +178,29 @@ impl PerCpu {
             self.until_sample.store(traps::SAMPLE_PERIOD, Ordering::Relaxed);
         }
         is_due
+    }
+
+    /// Whether the call that has just come in came by the `syscall` instruction. To be asked of every
+    /// call, if of any: the flag is only taken back here.
+    pub fn take_trapped(&self) -> bool {
+        self.trapped.swap(false, Ordering::Relaxed)
+    }
+
+    /// The application's stack pointer, as the entry code has noted it last.
+    pub(super) fn user_rsp(&self) -> u64 {
+        // SAFETY: the entry code of this processor writes the word, and is not running now.
+        unsafe { (&raw const self.user_rsp).read_volatile() }
+    }
+
+    /// Whether `rsp` is on the leaf entries' stack.
+    pub(super) fn is_leaf_stack(&self, rsp: u64) -> bool {
+        let words = self.leaf_words.as_ptr_range();
+        (words.start as u64..=words.end as u64).contains(&rsp)
+    }
+
+    /// What leaf entry number `index` answers.
+    pub fn identity(&self, index: usize) -> u32 {
+        self.identity.values[index].load(Ordering::Relaxed)
     }
 
     /// System calls so far, by the way that they took.
@@ -318,6 +345,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         thread: AtomicPtr::default(),
         thread_work: AtomicPtr::default(),
         work: AtomicU8::new(CpuWork::TIMER.bits()),
+        trapped: AtomicBool::new(false),
         until_sample: AtomicU32::new(traps::SAMPLE_PERIOD),
         leaf_calls: AtomicU64::new(0),
         known_calls: AtomicU64::new(0),

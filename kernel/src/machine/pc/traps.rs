@@ -21,8 +21,11 @@
 //!
 //! At CPL 0 the instruction works as at CPL 3 (rcx = return address, r11 = flags), but `sysret` would
 //! return to CPL 3. So the way back restores the flags but for IF, changes to the application's stack
-//! and ends in `sti; jmp rcx`: `sti` takes effect after the jump, so no interrupt arrives while rip
-//! is the kernel's and rsp the application's. Nothing is ever pushed on the application's stack.
+//! and ends in `jmp rcx`. On the long way `sti` precedes the jump and takes effect after it, so no
+//! interrupt arrives while rip is the kernel's and rsp the application's. On the short way, where `sti`
+//! would be the dearest instruction under emulation, the flags are loaded with IF, and an interrupt
+//! that arrives before the jump finds in [`leave`] that it came after. Nothing is ever pushed on the
+//! application's stack.
 //!
 //! # Rewritten sites
 //!
@@ -32,10 +35,21 @@
 //! kernel's but the stack the application's, so the trap code treats addresses between
 //! `stub_entries` and `stub_entries_end` as it treats the application's: it does not touch that
 //! stack. An interrupt there is acknowledged and left for the way back from the call.
+//!
+//! # The short way
+//!
+//! Both ways in call the table's entry of the call straight from the code below, with a
+//! [`hx_syscalls::Ctx`] on the stack. The frame that it refers to has everything but rbx, rbp and r12
+//! to r15, which the called code preserves. If nothing is to be done when the entry returns (two bytes
+//! are tested, the processor's and the thread's), the registers are loaded again and the application
+//! goes on. The *long way*, with a whole frame, is taken by calls that [`needs_all_registers`] names
+//! and some more ([`WAYS`]), by every call under `--strace`, by one call in [`SAMPLE_PERIOD`] to find
+//! out how much time calls take (see [`crate::sched`]), and by the way out when there is something to
+//! do. The short way does not look at the clock.
 
 use core::{
     arch::global_asm,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU8, Ordering},
 };
 
 use hx_syscalls::{
@@ -64,6 +78,9 @@ const TRAP_FLAG: u64 = 1 << 8;
 /// Numbers with a stub entry of their own: all that Linux has.
 const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
 const KNOWN_ENTRY_LEN: usize = 16;
+
+/// Room for a leaf entry.
+const LEAF_LEN: usize = 64;
 
 global_asm!(
     r#"
@@ -98,7 +115,10 @@ trap_common:
     js 2f
 1:  mov rsp, gs:[{kernel_stack}]
     jmp 3f
-2:  // A stub entry still runs on the application's stack.
+2:  // A stub entry still runs on the application's stack, and so does the last jump back to it.
+    lea rcx, [rip + short_jump]
+    cmp rax, rcx
+    je 1b
     lea rcx, [rip + stub_entries]
     cmp rax, rcx
     jb 5f
@@ -206,29 +226,41 @@ stub_entries:
 
     // Calls that only report what the scheduler has noted of the running thread are answered
     // without leaving the application's mode. r11 gets the flags as `syscall` would leave them there;
-    // nothing here changes them, and nothing is pushed on the application's stack.
-    .macro leaf name, value
-    .balign 16
-\name:
+    // nothing here changes them, and nothing is pushed on the application's stack. An interrupt
+    // finds the call answered, see `leave`.
+    .balign {leaf_len}
+leaf_entries:
+    .set value, 0
+    .rept {leaf_count}
+    .balign {leaf_len}
     mov rax, gs:[{leaf_calls}]
     lea rax, [rax + 1]
     mov gs:[{leaf_calls}], rax
-    mov r11, rsp
+    mov gs:[{user_rsp}], rsp
     mov rsp, gs:[{leaf_stack}]
     pushfq
-    push r11
-    mov r11, [rsp + 8]
-    mov rsp, [rsp]
-    mov eax, gs:[{identity} + \value * 4]
+    pop r11
+    mov rsp, gs:[{user_rsp}]
+    mov eax, gs:[{identity} + value * 4]
     jmp rcx
-    .endm
-    leaf leaf_pid, 0
-    leaf leaf_tid, 1
-    leaf leaf_ppid, 2
-    leaf leaf_uid, 3
-    leaf leaf_euid, 4
-    leaf leaf_gid, 5
-    leaf leaf_egid, 6
+    .set value, value + 1
+    .endr
+    .balign {leaf_len}
+
+    // The same for the `syscall` instruction: r11 has the flags.
+    .balign 16
+trapped_leaf:
+    mov rsp, gs:[{leaf_stack}]
+    movzx eax, byte ptr [{ways} + rax]
+    mov eax, gs:[{identity} - {first_leaf} * 4 + rax * 4]
+    or r11, {interrupt_flag}
+    push r11
+    // Interrupts come from here on, see `leave`.
+    popfq
+trapped_leaf_restore:
+    mov rsp, gs:[{user_rsp}]
+trapped_leaf_jump:
+    jmp rcx
 
     .macro leave_application_stack
     cli
@@ -295,12 +327,13 @@ stub_entries_end:
     mov rdi, [rsp + 136]
     mov rcx, [rsp + 152]
     mov r11, [rsp + 168]
-    // Without IF, which it was pushed without.
-    push r11
     or r11, {interrupt_flag}
+    push r11
+    // With IF: interrupts come from here on, see `leave`.
     popfq
-    mov rsp, [rsp + 176]
-    sti
+short_restore:
+    mov rsp, [rsp + {short_rsp}]
+short_jump:
     jmp rcx
 
 60: push_frame
@@ -311,8 +344,8 @@ stub_entries_end:
     inc qword ptr gs:[{computed_calls}]
 65: cmp rax, {known_numbers}
     jae 63f
-    cmp byte ptr [{is_long} + rax], 0
-    je 62b
+    cmp byte ptr [{ways} + rax], {long}
+    jne 62b
 
     // The long way, with the whole frame.
 63: push r11
@@ -371,10 +404,15 @@ stub_entries_end:
     .global syscall_entry
 syscall_entry:
     mov gs:[{user_rsp}], rsp
-    mov rsp, gs:[{kernel_stack}]
+    inc qword ptr gs:[{trap_calls}]
+    cmp rax, {known_numbers}
+    jae 67f
+    cmp byte ptr [{ways} + rax], {first_leaf}
+    jae trapped_leaf
+67: mov rsp, gs:[{kernel_stack}]
     and r11, ~{interrupt_flag}
     push_frame r11
-    inc qword ptr gs:[{trap_calls}]
+    mov byte ptr gs:[{trapped}], 1
     // A program that traces itself by single steps: its flags cannot be loaded in here.
     test r11d, {trap_flag}
     jz 65b
@@ -528,8 +566,14 @@ load_recoverable:
     thread_work = const super::cpu::THREAD_WORK_OFFSET,
     cpu_work = const super::cpu::WORK_OFFSET,
     until_sample = const super::cpu::UNTIL_SAMPLE_OFFSET,
+    trapped = const super::cpu::TRAPPED_OFFSET,
     entries = sym ENTRIES,
-    is_long = sym LONG_CALLS,
+    ways = sym WAYS,
+    long = const LONG,
+    first_leaf = const FIRST_LEAF,
+    leaf_count = const LEAF_CALLS.len(),
+    leaf_len = const LEAF_LEN,
+    short_rsp = const SHORT_RSP,
     interrupt_flag = const INTERRUPT_FLAG,
     trap_flag = const TRAP_FLAG,
     known_numbers = const KNOWN_NUMBERS,
@@ -552,13 +596,11 @@ unsafe extern "C" {
     static stub_entry_long: u8;
     static stub_entry_computed: u8;
     static stub_entries_end: u8;
-    static leaf_pid: u8;
-    static leaf_tid: u8;
-    static leaf_ppid: u8;
-    static leaf_uid: u8;
-    static leaf_euid: u8;
-    static leaf_gid: u8;
-    static leaf_egid: u8;
+    static short_restore: u8;
+    static short_jump: u8;
+    static trapped_leaf_restore: u8;
+    static trapped_leaf_jump: u8;
+    static leaf_entries: [u8; LEAF_CALLS.len() * LEAF_LEN];
     static __exception_table_start: [u64; 2];
     static __exception_table_end: [u64; 2];
     fn copy_recoverable(to: *mut u8, from: *const u8, len: usize) -> usize;
@@ -579,22 +621,48 @@ pub fn stub_address(vector: usize) -> u64 {
     base + (vector * STUB_LEN) as u64
 }
 
-/// Calls that take the long way, by number.
-static LONG_CALLS: [AtomicBool; KNOWN_NUMBERS] = {
-    let mut long = [const { AtomicBool::new(false) }; KNOWN_NUMBERS];
+/// Which way each call takes that comes with its number in rax: [`SHORT`], [`LONG`], or from
+/// [`FIRST_LEAF`] on, by the `syscall` instruction, a value of [`super::cpu::Identity`].
+static WAYS: [AtomicU8; KNOWN_NUMBERS] = {
+    let mut ways = [const { AtomicU8::new(SHORT) }; KNOWN_NUMBERS];
     let mut number = 0;
     while number < KNOWN_NUMBERS {
-        let is_long = needs_all_registers(number as u32) || trap::changes_identity(number as u32);
-        long[number] = AtomicBool::new(is_long);
+        let call = number as u32;
+        if needs_all_registers(call) || trap::changes_identity(call) {
+            ways[number] = AtomicU8::new(LONG);
+        }
         number += 1;
     }
-    long
+    let mut leaf = 0;
+    while leaf < LEAF_CALLS.len() {
+        ways[LEAF_CALLS[leaf] as usize] = AtomicU8::new(FIRST_LEAF + leaf as u8);
+        leaf += 1;
+    }
+    ways
 };
+
+const SHORT: u8 = 0;
+const LONG: u8 = 1;
+const FIRST_LEAF: u8 = 2;
+
+/// The calls that [`super::cpu::Identity`] answers, in its order.
+const LEAF_CALLS: [u32; 7] = [
+    linux::__NR_getpid,
+    linux::__NR_gettid,
+    linux::__NR_getppid,
+    linux::__NR_getuid,
+    linux::__NR_geteuid,
+    linux::__NR_getgid,
+    linux::__NR_getegid,
+];
+
+/// Where the application's stack pointer is from `rsp` at the end of the short way.
+const SHORT_RSP: usize = 176;
 
 /// From now on every call takes the long way, where `--strace` watches it.
 pub fn watch_all_calls() {
-    for is_long in &LONG_CALLS {
-        is_long.store(true, Ordering::Relaxed);
+    for way in &WAYS {
+        way.store(LONG, Ordering::Relaxed);
     }
 }
 
@@ -607,26 +675,27 @@ pub fn stub_entry_address(number: Option<u32>) -> u64 {
     let Some(number) = number else { return (&raw const stub_entry_computed) as u64 };
     // Linux has no call of the last number either: all beyond share its ENOSYS.
     let number = (number as usize).min(KNOWN_NUMBERS - 1);
-    if LONG_CALLS[number].load(Ordering::Relaxed) {
+    if WAYS[number].load(Ordering::Relaxed) == LONG {
         return (&raw const stub_entry_long) as u64;
     }
     (&raw const stub_entries) as u64 + number as u64 * KNOWN_ENTRY_LEN as u64
 }
 
-/// Where a rewritten call site enters the kernel for a call that [`cpu::Identity`] answers; `None` for
-/// other calls.
+/// Where a rewritten call site enters the kernel for a call that [`super::cpu::Identity`] answers;
+/// `None` for other calls.
 pub fn leaf_entry_address(number: u32) -> Option<u64> {
-    let entry = match number {
-        linux::__NR_getpid => &raw const leaf_pid,
-        linux::__NR_gettid => &raw const leaf_tid,
-        linux::__NR_getppid => &raw const leaf_ppid,
-        linux::__NR_getuid => &raw const leaf_uid,
-        linux::__NR_geteuid => &raw const leaf_euid,
-        linux::__NR_getgid => &raw const leaf_gid,
-        linux::__NR_getegid => &raw const leaf_egid,
-        _ => return None,
-    };
-    Some(entry as u64)
+    let base = (&raw const leaf_entries) as u64;
+    leaf_index(number).map(|index| base + (index * LEAF_LEN) as u64)
+}
+
+/// What the leaf entry of a call answers now; `None` for calls without one.
+pub fn leaf_value(number: u32) -> Option<u32> {
+    leaf_index(number).map(|index| super::cpu::this().identity(index))
+}
+
+/// Which value of [`super::cpu::Identity`] a call gives.
+fn leaf_index(number: u32) -> Option<usize> {
+    LEAF_CALLS.iter().position(|call| *call == number)
 }
 
 /// Where the interrupted code belongs.
@@ -636,7 +705,7 @@ fn is_application(regs: &UserRegs) -> bool {
 
 extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
     let vector = vector as u8;
-    if is_application(regs) {
+    if is_application(regs) || leave(regs) {
         regs.cs = 0x33;
         regs.ss = 0x2b;
         // At CPL 0 the application's `popf` can clear the flag, which it cannot under Linux.
@@ -717,6 +786,30 @@ fn complete(regs: &mut UserRegs) {
 
 fn can_jump(regs: &UserRegs) -> bool {
     regs.rcx == regs.rip && regs.r11 == regs.rflags && regs.rflags & TRAP_FLAG == 0
+}
+
+/// Whether a trap came in a leaf entry, or when a call had ended but for the last instruction or two.
+/// What is left of them is done then: it is as if the trap had come in the application.
+fn leave(regs: &mut UserRegs) -> bool {
+    let is_at = |place: *const u8| regs.rip == place as u64;
+    let cpu = super::cpu::this();
+    let leaf = regs.rip.wrapping_sub((&raw const leaf_entries) as u64) as usize / LEAF_LEN;
+    if leaf < LEAF_CALLS.len() {
+        regs.rax = cpu.identity(leaf).into();
+        regs.r11 = regs.rflags;
+        if cpu.is_leaf_stack(regs.rsp) {
+            regs.rsp = cpu.user_rsp();
+        }
+    } else if is_at(&raw const short_restore) {
+        // SAFETY: the instruction there reads this word of the thread's kernel stack.
+        regs.rsp = unsafe { *((regs.rsp + SHORT_RSP as u64) as *const u64) };
+    } else if is_at(&raw const trapped_leaf_restore) {
+        regs.rsp = cpu.user_rsp();
+    } else if !is_at(&raw const short_jump) && !is_at(&raw const trapped_leaf_jump) {
+        return false;
+    }
+    regs.rip = regs.rcx;
+    true
 }
 
 /// Whether a trap came from a stub entry that was reached with the trap flag set.
