@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn sums_agree_with_the_rfc() {
-        let bytes: std::vec::Vec<u8> = (0..3000u32).map(|i| (i * 7919 >> 3) as u8).collect();
+        let bytes: std::vec::Vec<u8> = (0..3000u32).map(|i| ((i * 7919) >> 3) as u8).collect();
         for start in [0, 1, 5] {
             for len in (0..200).chain([1459, 1460, 2990]) {
                 let piece = &bytes[start..start + len];

@@ -251,7 +251,7 @@ fn streams_arrive_whole_whatever_the_wire_does() {
             accept(&listener)
         });
         let to = accepted.expect("a connection");
-        let bytes: Vec<u8> = (0..60_000u32).map(|i| (i * 31 >> 4) as u8).collect();
+        let bytes: Vec<u8> = (0..60_000u32).map(|i| ((i * 31) >> 4) as u8).collect();
         assert_eq!(transfer(&pair, &from, &to, &bytes), bytes, "seed {seed}");
     }
 }
