@@ -129,6 +129,20 @@ static void reuse(void) {
     setsockopt(d, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
     printf("reused: %s\n", outcome(bind(d, (struct sockaddr *)&name, sizeof name)));
     close(b), close(d);
+    // A server that starts anew while what it has accepted lives on.
+    for (int i = 0; i < 2; i++) {
+        name = loopback(i ? ntohs(name.sin_port) : 0);
+        int l = socket(AF_INET, SOCK_STREAM, 0);
+        setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        printf("restarted: %s", outcome(bind(l, (struct sockaddr *)&name, sizeof name)));
+        printf(" %s\n", outcome(listen(l, 5)));
+        name.sin_port = htons(port_of(l));
+        ends[0] = socket(AF_INET, SOCK_STREAM, 0);
+        connect_to(ends[0], port_of(l));
+        ends[1] = accept(l, 0, 0);
+        close(l);
+        if (i) close(ends[1]), close(ends[0]);
+    }
     int r[2];
     name = loopback(0);
     for (int i = 0; i < 2; i++) {

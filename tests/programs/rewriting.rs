@@ -116,7 +116,7 @@ fn both_ways_agree() -> Result<(), String> {
     let words = [
         "python3",
         "-c",
-        "import os, signal\nsignal.signal(signal.SIGALRM, lambda *a: os.getpid()); signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\nfor i in range(300): os.getppid(); os.stat('/'); os.getpgid(0); os.getcwd(); os.getuid()",
+        "import os, signal\nsignal.signal(signal.SIGALRM, lambda *a: os.getpid()); signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)\nfor i in range(300): os.getppid(); os.stat('/'); os.getpgid(0); os.getcwd(); os.getuid()\nsignal.setitimer(signal.ITIMER_REAL, 0)",
     ];
     let outcome = run(&words, &["--rewrite-check"])?;
     let made = counter(&outcome, "rewrite check: calls made both ways")?;

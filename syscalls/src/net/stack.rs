@@ -351,6 +351,8 @@ impl Stack {
                 inner.tables.listeners.remove(&port);
             }
         }
+        // What it has accepted keeps the port in use, which is no reason not to listen there again.
+        listener.binding.listens.store(false, Ordering::Relaxed);
         let pending = core::mem::take(&mut *listener.pending.lock());
         for connection in pending {
             connection.core.lock().socket().abort();

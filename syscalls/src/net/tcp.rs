@@ -751,7 +751,6 @@ impl Socket for TcpSocket {
                 if receive {
                     listener.is_closed.store(true, Ordering::Relaxed);
                     self.stack.stop_listening(&listener);
-                    listener.binding.listens.store(false, Ordering::Relaxed);
                     self.inner.lock().role = Role::Idle;
                     self.events.wake_all();
                 }
