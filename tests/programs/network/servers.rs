@@ -412,7 +412,11 @@ fn iperf3_server() -> Result<(), String> {
     for direction in [&[][..], &["-R"]] {
         let words =
             [&["iperf3", "-c", "127.0.0.1", "-p", &port, "-t", "2", "-J"], direction].concat();
-        let text = server.process.wait_until(Duration::from_secs(30), || host_command(&words))?;
+        let text = server.process.wait_until(Duration::from_secs(30), || {
+            // It says in its answer that it could not connect.
+            let text = host_command(&words)?;
+            if text.contains("\"error\":") { Err(text) } else { Ok(text) }
+        })?;
         let rate = text.split("\"sum_received\"").nth(1).and_then(|rest| {
             let value = rest.split("\"bits_per_second\":").nth(1)?;
             value.split([',', '\n']).next()?.trim().parse::<f64>().ok()
