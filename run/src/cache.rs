@@ -33,11 +33,15 @@ use crate::{
 /// Length of a fresh image file, hole included: larger than most RAM, so that it never has to grow.
 const FILE_LEN: u64 = 64 << 30;
 
-/// Images that were not used for longer are removed when the cache exceeds its limit.
-const MIN_AGE: Duration = Duration::from_secs(3600);
+/// Images that were not used for longer are removed when the cache exceeds its limit. Longer than
+/// any run takes from finding an image to its virtual machine: what that has mapped may go.
+const MIN_AGE: Duration = Duration::from_secs(120);
 
-/// Bytes on disk above which old images are removed.
-const LIMIT: u64 = 8 << 30;
+/// Bytes on disk above which old images are removed, where the disk has room for them.
+const LIMIT: u64 = 4 << 30;
+
+/// The cache takes at most this part of the disk space that is free or its own.
+const SHARE: u64 = 4;
 
 /// A file as it was when an image was built from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +201,12 @@ impl Cache {
 
     /// Removes the images that were not used for longest, as long as there are too many.
     fn trim(&self) {
+        let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return };
+        self.trim_to(disk.f_bavail * disk.f_frsize, MIN_AGE);
+    }
+
+    /// The same with `free` bytes on the disk, for images older than `min_age`.
+    fn trim_to(&self, free: u64, min_age: Duration) {
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         let mut files: Vec<_> = entries
             .filter_map(|entry| {
@@ -207,9 +217,10 @@ impl Cache {
             .collect();
         files.sort();
         let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+        let limit = LIMIT.min((free + total) / SHARE);
         for (used, size, path) in files {
-            let is_old = used.elapsed().is_ok_and(|age| age > MIN_AGE);
-            if total > LIMIT && is_old && fs::remove_file(&path).is_ok() {
+            let is_old = used.elapsed().is_ok_and(|age| age > min_age);
+            if total > limit && is_old && fs::remove_file(&path).is_ok() {
                 total -= size;
             }
         }
@@ -305,6 +316,32 @@ mod tests {
         assert_eq!(cache.find(b"key"), Some(stored));
         fs::write(&file, "two").unwrap();
         assert_eq!(cache.find(b"key"), None);
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_no_further_than_the_disk_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().into()).unwrap();
+        for (name, age) in [("oldest", 3000), ("old", 2000), ("new", 1000), ("in use", 0)] {
+            let mut file = File::create(cache.path(name)).unwrap();
+            io::Write::write_all(&mut file, &[1; 64 << 10]).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(dir.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        cache.trim_to(10 << 30, MIN_AGE);
+        assert_eq!(names(), ["in use", "new", "old", "oldest"]);
+        // 256 KiB are the cache's own: it may keep 128.
+        cache.trim_to(256 << 10, MIN_AGE);
+        assert_eq!(names(), ["in use", "new"]);
+        cache.trim_to(0, MIN_AGE);
+        assert_eq!(names(), ["in use"]);
     }
 
     #[test]
