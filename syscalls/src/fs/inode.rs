@@ -21,9 +21,9 @@ use linux_raw_sys::general as linux;
 use super::{File, path::Path};
 use crate::{
     Errno,
-    platform::platform,
     sync::{Mutex, Once},
     task::{Capability, Credentials, Thread},
+    time::realtime_ns,
 };
 
 /// Type of a file: the `S_IFMT` part of `st_mode`.
@@ -95,7 +95,7 @@ impl Timestamp {
     /// The present (`CLOCK_REALTIME`).
     #[must_use]
     pub fn now() -> Self {
-        let ns = platform().realtime_offset_ns().wrapping_add(platform().monotonic_ns());
+        let ns = realtime_ns();
         Self { sec: (ns / 1_000_000_000) as i64, nsec: (ns % 1_000_000_000) as u32 }
     }
 }

@@ -47,13 +47,14 @@ mod vfs;
 pub mod walk;
 pub(crate) mod xattr;
 
-use alloc::{string::String, sync::Arc};
+use alloc::{format, string::String, sync::Arc};
 use core::{
     any::Any,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 pub use fdtable::{FdEntry, FdTable, OnExec, install_fd};
+use inode::FileType;
 pub use inode::{Changes, Inode, Metadata};
 pub use path::Path;
 pub use vfs::Vfs;
@@ -176,7 +177,7 @@ pub trait File: Send + Sync + Any {
 
     /// What `fstat` tells of a file without a path; `None` for an anonymous inode's answer.
     fn metadata(&self) -> Option<Metadata> {
-        None
+        self.as_socket().map(|socket| socket.inode().metadata(FileType::Socket, 0o777))
     }
 
     /// Changes what [`Self::metadata`] gives.
@@ -188,9 +189,12 @@ pub trait File: Send + Sync + Any {
     }
 
     /// What the link in `/proc/self/fd` shows for a file without a path: `pipe:[5]`,
-    /// `anon_inode:[eventfd]`.
+    /// `socket:[6]`, `anon_inode:[eventfd]`.
     fn describe(&self) -> String {
-        "anon_inode:[file]".into()
+        match self.as_socket() {
+            Some(socket) => format!("socket:[{}]", socket.inode().ino),
+            None => "anon_inode:[file]".into(),
+        }
     }
 
     /// Opens the same anew, through `/proc/self/fd`, where the file has no path.

@@ -17,7 +17,7 @@ use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
 
 use crate::{
     Errno,
-    platform::platform,
+    fs::inode::Timestamp,
     sync::Mutex,
     task::{Capability, Credentials, Thread},
 };
@@ -227,8 +227,25 @@ impl<T> Objects<T> {
         Ok(found)
     }
 
-    /// The object in slot `index` (`SHM_STAT` and its like).
-    pub(crate) fn at_index(&self, index: i32) -> Result<Found<T>, Errno> {
+    /// What `IPC_STAT` and its variants, which go by slot, look at, and what the call gives. `any` is
+    /// the one that needs no permission.
+    pub(crate) fn stat(
+        &self,
+        thread: &Thread,
+        id: i32,
+        op: u32,
+        any: u32,
+    ) -> Result<(Found<T>, usize), Errno> {
+        let by_id = op == abi::IPC_STAT;
+        let found = if by_id { self.find(id)? } else { self.at_index(id)? };
+        if op != any {
+            found.permissions.check(&thread.credentials(), Access::READ)?;
+        }
+        let result = if by_id { 0 } else { found.id as usize };
+        Ok((found, result))
+    }
+
+    fn at_index(&self, index: i32) -> Result<Found<T>, Errno> {
         let index = u32::try_from(index).map_err(|_| Errno::EINVAL)?;
         self.inner.lock().slots.get(&index).map(Slot::found).ok_or(Errno::EINVAL)
     }
@@ -283,11 +300,6 @@ impl<T> Objects<T> {
         self.inner.lock().slots.values().map(Slot::found).collect()
     }
 
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.inner.lock().slots.is_empty()
-    }
-
     /// The highest slot in use, 0 where there is none (what `IPC_INFO` gives).
     pub(crate) fn highest_index(&self) -> usize {
         self.inner.lock().slots.last_key_value().map_or(0, |(index, _)| *index as usize)
@@ -296,6 +308,5 @@ impl<T> Objects<T> {
 
 /// Seconds since the epoch, as the objects note them.
 pub(crate) fn now_s() -> i64 {
-    let platform = platform();
-    ((platform.monotonic_ns() + platform.realtime_offset_ns()) / 1_000_000_000) as i64
+    Timestamp::now().sec
 }

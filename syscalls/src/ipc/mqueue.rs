@@ -18,7 +18,6 @@ use linux_raw_sys::general::{self as linux, __kernel_timespec as Timespec};
 use crate::{
     Ctx, Errno, SysResult, calls,
     fs::{File, FileDescription, Io, anon::AnonymousInode, inode, open_file},
-    platform::platform,
     sync::Mutex,
     table::{Call, Fd, Flags, Mode, PathArg},
     task::{
@@ -26,7 +25,7 @@ use crate::{
         rlimit::Resource,
         signal::{SigInfo, SignalNumber},
     },
-    time::duration_ns,
+    time::{SigEvent, TimeBase, absolute_deadline},
     user::{Sink, UserAddr, UserPtr, read_bytes, read_c_string, write_bytes},
     wait::{PollEvents, PollTable, WaitError, WaitQueue},
 };
@@ -56,38 +55,7 @@ pub(crate) struct Attributes {
     reserved: [i64; 4],
 }
 
-impl crate::abi::UserAbi for Attributes {
-    const SIZE: usize = size_of::<Self>();
-
-    fn encode(&self, out: &mut [u8]) {
-        let fields = [self.flags, self.max_messages, self.max_size, self.messages];
-        for (place, field) in out.chunks_exact_mut(8).zip(fields) {
-            place.copy_from_slice(&field.to_ne_bytes());
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Self {
-        let field = |at: usize| crate::abi::decode_at(bytes, at * 8);
-        Self {
-            flags: field(0),
-            max_messages: field(1),
-            max_size: field(2),
-            messages: field(3),
-            reserved: [0; 4],
-        }
-    }
-}
-
-/// `struct sigevent` as far as it counts here.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct SigEvent {
-    value: u64,
-    signo: i32,
-    notify: i32,
-}
-
-crate::user_struct!(SigEvent { value, signo, notify });
+crate::user_struct!(Attributes { flags, max_messages, max_size, messages .. reserved: [0; 4] });
 
 /// The queues by name, without the leading slash.
 #[derive(Default)]
@@ -344,12 +312,6 @@ fn opened(ctx: &Ctx<'_>, Fd(fd): Fd) -> Result<(Arc<FileDescription>, Arc<Queue>
     Ok((description, queue))
 }
 
-/// An absolute time of `CLOCK_REALTIME` as a deadline of the monotonic clock.
-fn deadline(timeout: UserPtr<Timespec>) -> Result<Option<u64>, Errno> {
-    let Some(time) = timeout.read_optional()? else { return Ok(None) };
-    Ok(Some(duration_ns(time)?.saturating_sub(platform().realtime_offset_ns())))
-}
-
 fn wait_errno(error: WaitError) -> Errno {
     match error {
         WaitError::TimedOut => Errno::ETIMEDOUT,
@@ -365,7 +327,7 @@ fn mq_timedsend(
     priority: u32,
     timeout: UserPtr<Timespec>,
 ) -> SysResult {
-    let deadline = deadline(timeout)?;
+    let deadline = absolute_deadline(timeout, TimeBase::Realtime)?;
     if priority >= MAX_PRIORITY {
         return Err(Errno::EINVAL);
     }
@@ -408,7 +370,7 @@ fn mq_timedreceive(
     priority: UserPtr<u32>,
     timeout: UserPtr<Timespec>,
 ) -> SysResult {
-    let deadline = deadline(timeout)?;
+    let deadline = absolute_deadline(timeout, TimeBase::Realtime)?;
     let (description, queue) = opened(ctx, fd)?;
     if !description.is_readable() {
         return Err(Errno::EBADF);

@@ -220,18 +220,10 @@ fn msgctl(ctx: &mut Ctx<'_>, id: i32, op: u32, buf: UserAddr) -> SysResult {
             UserPtr::from(buf).write(&info(&queues.all(), op))?;
             Ok(queues.highest_index())
         }
-        abi::IPC_STAT => {
-            let found = queues.find_for(ctx.thread, id, Access::READ)?;
+        abi::IPC_STAT | abi::MSG_STAT | abi::MSG_STAT_ANY => {
+            let (found, result) = queues.stat(ctx.thread, id, op, abi::MSG_STAT_ANY)?;
             UserPtr::from(buf).write(&report(&found))?;
-            Ok(0)
-        }
-        abi::MSG_STAT | abi::MSG_STAT_ANY => {
-            let found = queues.at_index(id)?;
-            if op == abi::MSG_STAT {
-                found.permissions.check(&ctx.thread.credentials(), Access::READ)?;
-            }
-            UserPtr::from(buf).write(&report(&found))?;
-            Ok(found.id as usize)
+            Ok(result)
         }
         abi::IPC_SET => {
             let new: msqid64_ds = UserPtr::from(buf).read()?;

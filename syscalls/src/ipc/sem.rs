@@ -201,9 +201,6 @@ fn wake(finished: Vec<(Arc<Pending>, Result<(), Errno>)>) {
 
 /// What ended processes are owed (`SEM_UNDO`).
 pub(crate) fn process_ended(process: &Process) {
-    if process.system.ipc.semaphores.is_empty() {
-        return;
-    }
     for found in process.system.ipc.semaphores.all() {
         let finished = {
             let mut state = found.object.state.lock();
@@ -364,18 +361,10 @@ fn semctl(ctx: &mut Ctx<'_>, id: i32, number: i32, op: u32, arg: u64) -> SysResu
             UserPtr::from(buf).write(&info)?;
             Ok(sets.highest_index())
         }
-        abi::IPC_STAT => {
-            let found = sets.find_for(ctx.thread, id, Access::READ)?;
+        abi::IPC_STAT | abi::SEM_STAT | abi::SEM_STAT_ANY => {
+            let (found, result) = sets.stat(ctx.thread, id, op, abi::SEM_STAT_ANY)?;
             UserPtr::from(buf).write(&report(&found))?;
-            Ok(0)
-        }
-        abi::SEM_STAT | abi::SEM_STAT_ANY => {
-            let found = sets.at_index(id)?;
-            if op == abi::SEM_STAT {
-                found.permissions.check(&ctx.thread.credentials(), Access::READ)?;
-            }
-            UserPtr::from(buf).write(&report(&found))?;
-            Ok(found.id as usize)
+            Ok(result)
         }
         abi::GETALL | abi::GETVAL | abi::GETPID | abi::GETNCNT | abi::GETZCNT => {
             let set = sets.find_for(ctx.thread, id, Access::READ)?.object;

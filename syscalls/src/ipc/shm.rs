@@ -81,8 +81,8 @@ pub(crate) const CALLS: &[Call] = calls! {
     __NR_shmctl => shmctl(shmid: i32, op: u32, buf: UserAddr);
 };
 
-/// A removed segment goes with its last attachment.
-fn sweep(system: &System) {
+/// Drops removed segments that nobody is attached to any more.
+pub(crate) fn sweep(system: &System) {
     system.ipc.segments.retain(|permissions, segment| {
         permissions.mode & abi::SHM_DEST == 0 || segment.attach_count() != 0
     });
@@ -90,23 +90,16 @@ fn sweep(system: &System) {
 
 /// Tells the segments that `space` shows that process `pid` is about to leave it for good.
 pub(crate) fn leaving(process: &Process, space: &AddressSpace) {
-    if process.system.ipc.segments.is_empty() {
+    let segments = process.system.ipc.segments.all();
+    if segments.is_empty() {
         return;
     }
-    let segments = process.system.ipc.segments.all();
     space.each_area(|area| {
         let Some(file) = area.file() else { return };
         if let Some(found) = segments.iter().find(|found| found.object.is(&file.mapping)) {
             found.object.detached_by(process.pid);
         }
     });
-}
-
-/// To be called when an address space has been given up.
-pub(crate) fn left(system: &System) {
-    if !system.ipc.segments.is_empty() {
-        sweep(system);
-    }
 }
 
 fn shmget(ctx: &mut Ctx<'_>, key: i32, size: usize, Flags(flags): Flags) -> SysResult {
@@ -252,18 +245,10 @@ fn shmctl(ctx: &mut Ctx<'_>, id: i32, op: u32, buf: UserAddr) -> SysResult {
             UserPtr::from(buf).write(&info)?;
             Ok(segments.highest_index())
         }
-        abi::IPC_STAT => {
-            let found = segments.find_for(ctx.thread, id, Access::READ)?;
+        abi::IPC_STAT | abi::SHM_STAT | abi::SHM_STAT_ANY => {
+            let (found, result) = segments.stat(ctx.thread, id, op, abi::SHM_STAT_ANY)?;
             UserPtr::from(buf).write(&report(&found))?;
-            Ok(0)
-        }
-        abi::SHM_STAT | abi::SHM_STAT_ANY => {
-            let found = segments.at_index(id)?;
-            if op == abi::SHM_STAT {
-                found.permissions.check(&ctx.thread.credentials(), Access::READ)?;
-            }
-            UserPtr::from(buf).write(&report(&found))?;
-            Ok(found.id as usize)
+            Ok(result)
         }
         abi::IPC_SET => {
             let new: shmid64_ds = UserPtr::from(buf).read()?;

@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{AddressSpace, Fault};
+use super::{AddressSpace, Fault, Vma};
 use crate::{
     Errno,
     page::{PAGE_SIZE, Page},
@@ -149,12 +149,7 @@ impl Mappers {
     #[must_use]
     pub fn area_count(&self) -> usize {
         let mut count = 0;
-        self.each(|space| {
-            space.each_area(|vma| {
-                let mappers = vma.file().and_then(|file| file.mapping.mappers());
-                count += usize::from(mappers.is_some_and(|mappers| core::ptr::eq(mappers, self)));
-            });
-        });
+        self.each_area(|_| count += 1);
         count
     }
 
@@ -169,15 +164,22 @@ impl Mappers {
     #[must_use]
     pub fn is_mapped_writable(&self) -> bool {
         let mut found = false;
-        self.each(|space| {
-            space.each_area(|vma| {
-                let is_this = vma.file().and_then(|file| file.mapping.mappers());
-                let is_this = is_this.is_some_and(|mappers| core::ptr::eq(mappers, self));
-                found |=
-                    is_this && vma.is_shared() && !vma.flags.contains(super::VmaFlags::NEVER_WRITE);
-            });
+        self.each_area(|vma| {
+            found |= vma.is_shared() && !vma.flags.contains(super::VmaFlags::NEVER_WRITE);
         });
         found
+    }
+
+    /// The areas that show the file, in all living address spaces.
+    fn each_area(&self, mut visit: impl FnMut(&Vma)) {
+        self.each(|space| {
+            space.each_area(|vma| {
+                let mappers = vma.file().and_then(|file| file.mapping.mappers());
+                if mappers.is_some_and(|mappers| core::ptr::eq(mappers, self)) {
+                    visit(vma);
+                }
+            });
+        });
     }
 
     /// Without the lock: an address space's lock is taken before this one's ([`Self::add`]).

@@ -5,8 +5,6 @@
 
 use alloc::{
     collections::VecDeque,
-    format,
-    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -25,11 +23,7 @@ use super::{
 };
 use crate::{
     Ctx, Errno, SysResult,
-    fs::{
-        File, Io,
-        anon::AnonymousInode,
-        inode::{FileType, Metadata},
-    },
+    fs::{File, Io, anon::AnonymousInode},
     platform::platform,
     sync::Mutex,
     task::{Capability, Thread},
@@ -404,6 +398,10 @@ fn embedded(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, [u8; 4])> {
 }
 
 impl Socket for IcmpSocket {
+    fn inode(&self) -> &AnonymousInode {
+        &self.inode
+    }
+
     fn bind(&self, ctx: &Ctx<'_>, name: &Name) -> Result<(), Errno> {
         let Target::Endpoint(local) = Target::read(name, self.domain)? else {
             return Err(Errno::EAFNOSUPPORT);
@@ -569,14 +567,6 @@ impl File for IcmpSocket {
             ioctl::TIOCOUTQ => UserPtr::from(arg).write(&0i32).map(|()| 0),
             _ => inet::ioctl(&self.stack, request, arg),
         }
-    }
-
-    fn metadata(&self) -> Option<Metadata> {
-        Some(self.inode.metadata(FileType::Socket, 0o777))
-    }
-
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.inode.ino)
     }
 
     fn as_any(&self) -> &dyn Any {

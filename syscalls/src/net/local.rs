@@ -16,6 +16,7 @@ use crate::{
     abi::UserAbi,
     fs::{
         File, FileDescription, Io, OnExec,
+        anon::AnonymousInode,
         inode::{FileType, Rights, check_permission},
         install_fd, names,
         walk::{Final, Lookup},
@@ -141,6 +142,10 @@ fn refuse_urgent(flags: u32) -> Result<(), Errno> {
 }
 
 impl Socket for UnixSocket {
+    fn inode(&self) -> &AnonymousInode {
+        &self.inode
+    }
+
     fn bind(&self, ctx: &Ctx<'_>, name: &Name) -> Result<(), Errno> {
         let address = address_of(name)?;
         if UnixSocket::name(self).is_some() {

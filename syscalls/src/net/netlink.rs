@@ -1,7 +1,7 @@
 //! Routing sockets (`man 7 rtnetlink`): questions about interfaces, addresses and routes, as
 //! `getifaddrs` and `ip` ask them. Nothing can be changed: the host sets the network up.
 
-use alloc::{collections::VecDeque, format, string::String, sync::Arc, vec::Vec};
+use alloc::{collections::VecDeque, format, sync::Arc, vec::Vec};
 use core::{any::Any, net::IpAddr};
 
 use linux_raw_sys::net;
@@ -15,11 +15,7 @@ use super::{
 use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
-    fs::{
-        File, Io,
-        anon::AnonymousInode,
-        inode::{FileType, Metadata},
-    },
+    fs::{File, Io, anon::AnonymousInode},
     sync::Mutex,
     task::Thread,
     user::{Sink, Source, UserAddr},
@@ -484,6 +480,10 @@ fn error(request: &Request, port: u32, errno: Option<Errno>) -> Vec<u8> {
 }
 
 impl Socket for NetlinkSocket {
+    fn inode(&self) -> &AnonymousInode {
+        &self.inode
+    }
+
     fn bind(&self, _ctx: &Ctx<'_>, name: &Name) -> Result<(), Errno> {
         let (port, groups) = Self::read_name(name)?;
         let mut state = self.state.lock();
@@ -629,14 +629,6 @@ impl File for NetlinkSocket {
 
     fn ioctl(&self, _io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
         inet::ioctl(&self.stack, request, arg)
-    }
-
-    fn metadata(&self) -> Option<Metadata> {
-        Some(self.inode.metadata(FileType::Socket, 0o777))
-    }
-
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.inode.ino)
     }
 
     fn as_any(&self) -> &dyn Any {

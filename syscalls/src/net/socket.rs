@@ -7,7 +7,7 @@ use linux_raw_sys::{general as linux, net};
 use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
-    fs::{File, Io},
+    fs::{File, Io, anon::AnonymousInode},
     platform::platform,
     task::Capability,
     user::{Sink, Source, UserAddr, UserPtr, read_bytes, write_bytes},
@@ -161,6 +161,9 @@ pub struct Incoming {
 
 /// A socket of any family.
 pub trait Socket: File {
+    /// Its number and owner.
+    fn inode(&self) -> &AnonymousInode;
+
     /// `man 2 bind`.
     ///
     /// # Errors

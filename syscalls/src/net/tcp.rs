@@ -4,7 +4,7 @@
 //! [`super::ports`]. Transfers go through a buffer of the kernel's, so that no lock is held while
 //! application memory is touched.
 
-use alloc::{format, string::String, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{
     any::Any,
     net::IpAddr,
@@ -24,12 +24,7 @@ use super::{
 };
 use crate::{
     Ctx, Errno, SysResult,
-    fs::{
-        File, Io,
-        anon::AnonymousInode,
-        inode::{FileType, Metadata},
-        pipe::send_broken_pipe,
-    },
+    fs::{File, Io, anon::AnonymousInode, pipe::send_broken_pipe},
     sync::Mutex,
     task::{Credentials, Thread},
     user::{Sink, Source, UserAddr, UserPtr},
@@ -595,6 +590,10 @@ fn take(
 }
 
 impl Socket for TcpSocket {
+    fn inode(&self) -> &AnonymousInode {
+        &self.inode
+    }
+
     fn bind(&self, ctx: &Ctx<'_>, name: &Name) -> Result<(), Errno> {
         let local = inet::bind_address(&self.stack, self.domain, name)?;
         let mut inner = self.inner.lock();
@@ -947,14 +946,6 @@ impl File for TcpSocket {
             },
             _ => inet::ioctl(&self.stack, request, arg),
         }
-    }
-
-    fn metadata(&self) -> Option<Metadata> {
-        Some(self.inode.metadata(FileType::Socket, 0o777))
-    }
-
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.inode.ino)
     }
 
     fn release(&self) {

@@ -6,8 +6,6 @@
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
-    format,
-    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -33,11 +31,7 @@ use super::{
 };
 use crate::{
     Ctx, Errno, SysResult,
-    fs::{
-        File, Io,
-        anon::AnonymousInode,
-        inode::{FileType, Metadata},
-    },
+    fs::{File, Io, anon::AnonymousInode},
     sync::Mutex,
     task::Thread,
     time::realtime_ns,
@@ -612,6 +606,10 @@ pub fn encode(source: Endpoint, target: Endpoint, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Socket for UdpSocket {
+    fn inode(&self) -> &AnonymousInode {
+        &self.inode
+    }
+
     fn bind(&self, ctx: &Ctx<'_>, name: &Name) -> Result<(), Errno> {
         let local = inet::bind_address(&self.stack, self.domain, name)?;
         let port = {
@@ -814,14 +812,6 @@ impl File for UdpSocket {
             ioctl::TIOCOUTQ => UserPtr::from(arg).write(&0i32).map(|()| 0),
             _ => inet::ioctl(&self.stack, request, arg),
         }
-    }
-
-    fn metadata(&self) -> Option<Metadata> {
-        Some(self.inode.metadata(FileType::Socket, 0o777))
-    }
-
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.inode.ino)
     }
 
     fn release(&self) {

@@ -6,8 +6,6 @@
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
-    format,
-    string::String,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -21,12 +19,7 @@ use super::{
 };
 use crate::{
     Errno,
-    fs::{
-        File, FileDescription, Io,
-        anon::AnonymousInode,
-        inode::{FileType, Metadata},
-        pipe::send_broken_pipe,
-    },
+    fs::{File, FileDescription, Io, anon::AnonymousInode, pipe::send_broken_pipe},
     sync::Mutex,
     task::Thread,
     user::{Sink, Source, UserAddr, UserPtr},
@@ -111,7 +104,7 @@ struct Backlog {
 /// A socket.
 pub struct UnixSocket {
     kind: Kind,
-    inode: AnonymousInode,
+    pub(super) inode: AnonymousInode,
     this: Weak<UnixSocket>,
     state: Mutex<State>,
     /// Woken when there is something to receive or accept, and at the end.
@@ -702,14 +695,6 @@ impl File for UnixSocket {
             }
             _ => Err(Errno::ENOTTY),
         }
-    }
-
-    fn metadata(&self) -> Option<Metadata> {
-        Some(self.inode.metadata(FileType::Socket, 0o777))
-    }
-
-    fn describe(&self) -> String {
-        format!("socket:[{}]", self.inode.ino)
     }
 
     fn release(&self) {

@@ -21,7 +21,7 @@ use crate::{
     platform::{ThreadHandle, platform},
     sync::Mutex,
     table::{Call, Flags},
-    time::{TimeBase, duration_ns},
+    time::{TimeBase, absolute_deadline},
     user::{UserAddr, UserPtr},
 };
 
@@ -264,19 +264,6 @@ fn wait_one(ctx: &mut Ctx<'_>, wanted: Wanted, deadline_ns: Option<u64>) -> SysR
         }
         Err(errno) => Err(errno),
     }
-}
-
-/// The monotonic time of an absolute one.
-fn absolute_deadline(
-    timeout: UserPtr<linux::__kernel_timespec>,
-    base: TimeBase,
-) -> Result<Option<u64>, Errno> {
-    let Some(timeout) = timeout.read_optional()? else { return Ok(None) };
-    let at = duration_ns(timeout)?;
-    Ok(Some(match base {
-        TimeBase::Monotonic => at,
-        TimeBase::Realtime => at.saturating_sub(platform().realtime_offset_ns()),
-    }))
 }
 
 fn futex(

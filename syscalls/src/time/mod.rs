@@ -13,7 +13,7 @@ mod timer;
 use linux_raw_sys::general::{self as linux, __kernel_timespec as Timespec};
 pub use queue::{Expire, TimeBase, TimerKey, TimerQueue, realtime_ns};
 pub(crate) use sleep::CALLS as SLEEP_CALLS;
-pub(crate) use timer::CALLS as TIMER_CALLS;
+pub(crate) use timer::{CALLS as TIMER_CALLS, SigEvent};
 pub use timer::{Itimerspec, ProcessTimers};
 
 use self::clock::Clock;
@@ -58,6 +58,20 @@ pub fn duration_ns(time: Timespec) -> Result<u64, Errno> {
 /// As [`duration_ns`].
 pub fn relative_deadline(timeout: Timespec) -> Result<u64, Errno> {
     Ok(platform().monotonic_ns().saturating_add(duration_ns(timeout)?))
+}
+
+/// The monotonic time, in nanoseconds, of an absolute one of the clock `base`; `None` where the
+/// application gives none.
+///
+/// # Errors
+/// As [`duration_ns`], and `EFAULT`.
+pub fn absolute_deadline(timeout: UserPtr<Timespec>, base: TimeBase) -> Result<Option<u64>, Errno> {
+    let Some(timeout) = timeout.read_optional()? else { return Ok(None) };
+    let at = duration_ns(timeout)?;
+    Ok(Some(match base {
+        TimeBase::Monotonic => at,
+        TimeBase::Realtime => at.saturating_sub(platform().realtime_offset_ns()),
+    }))
 }
 
 /// `ns` nanoseconds as the application reads them.

@@ -451,13 +451,13 @@ fn alarm(ctx: &mut Ctx<'_>, seconds: u32) -> SysResult {
 
 // POSIX timers.
 
-/// `struct sigevent` as far as it counts here.
+/// `struct sigevent` (`man 7 sigevent`) as far as it counts here.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-struct SigEvent {
-    value: u64,
-    signo: i32,
-    notify: i32,
+pub(crate) struct SigEvent {
+    pub(crate) value: u64,
+    pub(crate) signo: i32,
+    pub(crate) notify: i32,
     tid: i32,
 }
 
