@@ -29,11 +29,17 @@ pub(crate) fn annotate(text: &str, kernel: &Path) -> String {
 
 fn describe(loader: &addr2line::Loader, address: u64, into: &mut String) {
     // A return address is that of the next instruction: the call is before it.
-    let Ok(mut frames) = loader.find_frames(address.saturating_sub(1)) else { return };
+    let call = address.saturating_sub(1);
+    // The symbol has the whole path of the name, line tables alone its last part.
+    let symbol = loader.find_symbol(call).map(|name| addr2line::demangle_auto(name.into(), None));
+    let Ok(mut frames) = loader.find_frames(call) else { return };
+    let mut next = frames.next();
     let mut found = false;
-    while let Ok(Some(frame)) = frames.next() {
-        let Some(function) = frame.function else { continue };
-        let Ok(name) = function.demangle() else { continue };
+    while let Ok(Some(frame)) = next {
+        next = frames.next();
+        let is_outermost = matches!(next, Ok(None));
+        let own = frame.function.as_ref().and_then(|function| function.demangle().ok());
+        let Some(name) = symbol.clone().filter(|_| is_outermost).or(own) else { continue };
         let separator = if found { "\n      inlined into " } else { " " };
         let _ = write!(into, "{separator}{name}");
         if let Some(location) = frame.location
@@ -43,8 +49,8 @@ fn describe(loader: &addr2line::Loader, address: u64, into: &mut String) {
         }
         found = true;
     }
-    if !found && let Some(name) = loader.find_symbol(address) {
-        let _ = write!(into, " {}", addr2line::demangle_auto(name.into(), None));
+    if !found && let Some(name) = symbol {
+        let _ = write!(into, " {name}");
     }
 }
 
@@ -56,7 +62,6 @@ mod tests {
     fn addresses_get_names_and_other_text_stays() {
         // This test's own executable stands for the kernel.
         let path = std::env::current_exe().unwrap();
-        let loader = addr2line::Loader::new(&path).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let elf = goblin::elf::Elf::parse(&bytes).unwrap();
         let symbol = elf
@@ -67,7 +72,6 @@ mod tests {
                     && symbol.st_size > 8
             })
             .expect("the function under test is in the executable");
-        drop(loader);
         let text = format!("kernel panic: a test\n  at [<{:016x}>]\nthe end", symbol.st_value + 4);
         let annotated = annotate(&text, &path);
         assert!(annotated.starts_with("kernel panic: a test\n  at [<"), "{annotated}");
