@@ -9,7 +9,9 @@
 //! A patch is written only over the very bytes that were planned for. Text that was relocated,
 //! changed by the program, or patched before is left as it is.
 
-use crate::format::{INT3, JUMP_LEN, Number, PAGE_SIZE, Patch, Plan, SLOT_LEN, STUB_AREA_ALIGN};
+use crate::format::{
+    INT3, JUMP_LEN, Number, PAGE_SIZE, Patch, Plan, SLOT_LEN, STUB_AREA_ALIGN, Stub,
+};
 
 /// Where a file's segments and its stub area are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +83,8 @@ impl Plan {
         Ok(Placement { load_bias, stub_base })
     }
 
-    /// Whether a patch lies in the run-time range `[address, address + len)`: pages without one
-    /// need no copy.
+    /// Whether a patch lies in the whole pages `[address, address + len)`, run-time addresses: pages
+    /// without one need no copy.
     #[must_use]
     pub fn has_patches(&self, placement: &Placement, address: u64, len: u64) -> bool {
         let start = address.wrapping_sub(placement.load_bias);
@@ -116,37 +118,62 @@ impl Plan {
         out: &mut [u8],
         mut entry: impl FnMut(Number) -> u64,
     ) {
-        out.fill(INT3);
         let end = offset.saturating_add(out.len());
         let slots = offset / SLOT_LEN..end.div_ceil(SLOT_LEN).min(self.slots.len());
+        // Up to here `out` is written.
+        let mut written = offset;
         for slot in slots {
             if let Some(&number) = self.slots.get(slot) {
                 overlay(out, offset, slot * SLOT_LEN, &entry(number).to_le_bytes());
+                written = (slot + 1) * SLOT_LEN;
             }
         }
         let distance = placement.load_bias.wrapping_sub(placement.stub_base) as u32;
         let first =
             self.stubs.partition_point(|s| s.offset as usize + usize::from(s.len) <= offset);
         for stub in self.stubs.iter().skip(first).take_while(|s| (s.offset as usize) < end) {
-            let code = self.code_of(stub);
-            overlay(out, offset, stub.offset as usize, code);
-            for &at in self.fixups_of(stub) {
-                let at = usize::from(at);
-                if let Some(&field) = code.get(at..).and_then(<[u8]>::first_chunk::<4>) {
-                    let value = u32::from_le_bytes(field).wrapping_add(distance);
-                    overlay(out, offset, stub.offset as usize + at, &value.to_le_bytes());
-                }
+            let at = stub.offset as usize;
+            trap(out, offset, written, at);
+            written = at + usize::from(stub.len);
+            // All but the first and the last lie in the part written as a whole.
+            match at.checked_sub(offset).and_then(|at| out.get_mut(at..at + usize::from(stub.len)))
+            {
+                Some(whole) => self.write_stub(stub, distance, whole),
+                None => self.write_part(stub, distance, offset, out),
+            }
+        }
+        trap(out, offset, written, end);
+    }
+
+    /// Writes the part of a stub that falls into `out`, which starts at `offset`.
+    #[cold]
+    fn write_part(&self, stub: &Stub, distance: u32, offset: usize, out: &mut [u8]) {
+        let mut bytes = [0; u8::MAX as usize];
+        let bytes = &mut bytes[..stub.len.into()];
+        self.write_stub(stub, distance, bytes);
+        overlay(out, offset, stub.offset as usize, bytes);
+    }
+
+    /// Writes one stub's code into `out`, which is as long. `distance` is from the stub area to the
+    /// load bias.
+    fn write_stub(&self, stub: &Stub, distance: u32, out: &mut [u8]) {
+        let code = self.code_of(stub);
+        if code.len() == out.len() {
+            out.copy_from_slice(code);
+        }
+        for &at in self.fixups_of(stub) {
+            let field = out.get_mut(usize::from(at)..).and_then(<[u8]>::first_chunk_mut::<4>);
+            if let Some(field) = field {
+                *field = u32::from_le_bytes(*field).wrapping_add(distance).to_le_bytes();
             }
         }
     }
 
-    /// Patches whose pages intersect the link-time range; a hole may precede its patch.
+    /// Patches of the pages that the link-time range lies in.
     fn patches_in(&self, start: u64, end: u64) -> impl Iterator<Item = &Patch> {
         let first_page = start / PAGE_SIZE * PAGE_SIZE;
         let first = self.patches.partition_point(|patch| patch.address < first_page);
-        self.patches.iter().skip(first).take_while(move |patch| patch.address < end).filter(
-            move |patch| patch.extent().is_some_and(|(low, high)| low >= start && high <= end),
-        )
+        self.patches.iter().skip(first).take_while(move |patch| patch.address < end)
     }
 
     fn write_patch(
@@ -157,7 +184,7 @@ impl Plan {
         bytes: &mut [u8],
     ) -> Option<()> {
         let (expected, expected_hole) = self.original_of(patch)?;
-        let at = usize::try_from(patch.address - start).ok()?;
+        let at = usize::try_from(patch.address.checked_sub(start)?).ok()?;
         // Bytes of the copied instructions that lie in the next page are taken on trust.
         let present = bytes.get(at..)?;
         let compared = expected.len().min(present.len());
@@ -174,7 +201,7 @@ impl Plan {
         };
         if let Some(distance) = patch.hole {
             let hole_address = patch.address.checked_add_signed(i64::from(distance))?;
-            let hole = bytes.get_mut(usize::try_from(hole_address - start).ok()?..)?;
+            let hole = bytes.get_mut(usize::try_from(hole_address.checked_sub(start)?).ok()?..)?;
             let hole = hole.get_mut(..JUMP_LEN)?;
             if hole != expected_hole {
                 return None;
@@ -185,10 +212,21 @@ impl Plan {
             written.get_mut(..2)?.copy_from_slice(&[0xeb, distance.wrapping_sub(2) as u8]);
         } else {
             let written = bytes.get_mut(at..at + usize::from(patch.len))?;
-            written.fill(INT3);
-            written.get_mut(..JUMP_LEN)?.copy_from_slice(&jump_from(patch.address));
+            let (jump, rest) = written.split_first_chunk_mut::<JUMP_LEN>()?;
+            *jump = jump_from(patch.address);
+            for byte in rest {
+                *byte = INT3;
+            }
         }
         Some(())
+    }
+}
+
+/// Makes the bytes from `start` to `end`, offsets as that of `out` is `offset`, trap.
+fn trap(out: &mut [u8], offset: usize, start: usize, end: usize) {
+    let range = start.saturating_sub(offset)..end.saturating_sub(offset).min(out.len());
+    for byte in out.get_mut(range).unwrap_or_default() {
+        *byte = INT3;
     }
 }
 

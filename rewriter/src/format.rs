@@ -296,21 +296,19 @@ impl Plan {
         check(slots_end <= self.stub_area_len(), "slots")?;
         check(self.fixups.len() <= self.code.len(), "fix-ups")?;
 
+        let fits = |start: u32, len: u8, table| start as usize + usize::from(len) <= table;
+        let steps = self.steps.len() / STEP_LEN;
         let mut end = slots_end as u64;
         for stub in &self.stubs {
             check(u64::from(stub.offset) >= end, "overlapping stubs")?;
             end = u64::from(stub.offset) + u64::from(stub.len);
-            check(self.code_of(stub).len() == usize::from(stub.len), "code of a stub")?;
-            check(stub.origin.checked_add(255).is_some(), "origin of a stub")?;
-            let fixups = self.fixups_of(stub);
-            check(fixups.len() == usize::from(stub.fixups), "fix-ups of a stub")?;
-            check(
-                fixups.iter().all(|&at| at.checked_add(4).is_some_and(|e| e <= stub.len)),
-                "fix-up",
-            )?;
-            let steps = self.steps_of(stub);
-            check(steps.len() == usize::from(stub.steps), "steps of a stub")?;
-            check(steps.is_sorted_by(|a, b| a[0] < b[0]), "order of steps")?;
+            check(stub.origin <= u64::MAX - 255, "origin of a stub")?;
+            check(fits(stub.code, stub.len, self.code.len()), "code of a stub")?;
+            check(fits(stub.fixup, stub.fixups, self.fixups.len()), "fix-ups of a stub")?;
+            let mut fixups = self.fixups_of(stub).iter();
+            check(fixups.all(|&at| u32::from(at) + 4 <= stub.len.into()), "fix-up")?;
+            check(fits(stub.step, stub.steps, steps), "steps of a stub")?;
+            check(self.steps_of(stub).is_sorted_by(|a, b| a[0] < b[0]), "order of steps")?;
         }
         check(end <= u64::from(self.stub_area_len), "stub area")?;
 
