@@ -483,16 +483,7 @@ impl Socket for IcmpSocket {
             return Err(Errno::EAGAIN);
         }
         let Some(received) = self.next(io, flags)? else { return Ok(()) };
-        let len = received.bytes.len();
-        let wanted = len.min(to.remaining());
-        if to.put(&received.bytes[..wanted])? < wanted {
-            return Err(Errno::EFAULT);
-        }
-        message.count = wanted;
-        message.result = if flags & net::MSG_TRUNC != 0 { len } else { wanted };
-        if wanted < len {
-            message.flags |= net::MSG_TRUNC;
-        }
+        message.put_datagram(&received.bytes, to, flags)?;
         message.sender = Some(Endpoint { addr: received.source, port: 0 }.name(self.domain));
         if message.control.room > 0 {
             self.put_control(&received, message);

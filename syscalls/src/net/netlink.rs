@@ -560,15 +560,7 @@ impl Socket for NetlinkSocket {
             Err(WaitError::TimedOut) => return Err(Errno::EAGAIN),
             Err(error @ WaitError::Interrupted) => return Err(error.into()),
         };
-        let wanted = bytes.len().min(to.remaining());
-        if to.put(&bytes[..wanted])? < wanted {
-            return Err(Errno::EFAULT);
-        }
-        message.count = wanted;
-        message.result = if flags & net::MSG_TRUNC != 0 { bytes.len() } else { wanted };
-        if wanted < bytes.len() {
-            message.flags |= net::MSG_TRUNC;
-        }
+        message.put_datagram(&bytes, to, flags)?;
         message.sender = Some(Self::name_of(0, 0));
         Ok(())
     }

@@ -7,9 +7,9 @@ use linux_raw_sys::{general as linux, net};
 use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
-    fs::{File, Io, anon::AnonymousInode},
+    fs::{File, Io, anon::AnonymousInode, pipe::send_broken_pipe},
     platform::platform,
-    task::Capability,
+    task::{Capability, Thread},
     user::{Sink, Source, UserAddr, UserPtr, read_bytes, write_bytes},
 };
 
@@ -157,6 +157,40 @@ pub struct Incoming {
     pub control: ControlWriter,
     /// `msg_flags`.
     pub flags: u32,
+}
+
+impl Incoming {
+    /// Puts a datagram into the caller's buffers and notes what of it there was no room for.
+    /// `flags` are the call's `MSG_*`.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    pub fn put_datagram(
+        &mut self,
+        bytes: &[u8],
+        to: &mut dyn Sink,
+        flags: u32,
+    ) -> Result<(), Errno> {
+        let wanted = bytes.len().min(to.remaining());
+        if to.put(&bytes[..wanted])? < wanted {
+            return Err(Errno::EFAULT);
+        }
+        self.count = wanted;
+        self.result = if flags & net::MSG_TRUNC != 0 { bytes.len() } else { wanted };
+        if wanted < bytes.len() {
+            self.flags |= net::MSG_TRUNC;
+        }
+        Ok(())
+    }
+}
+
+/// Sends `SIGPIPE` where sending failed with `EPIPE`, unless the call's `flags` have
+/// `MSG_NOSIGNAL`.
+pub(super) fn signal_broken_pipe(thread: &Thread, flags: u32, result: SysResult) -> SysResult {
+    if result == Err(Errno::EPIPE) && flags & net::MSG_NOSIGNAL == 0 {
+        send_broken_pipe(thread);
+    }
+    result
 }
 
 /// A socket of any family.

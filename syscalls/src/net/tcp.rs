@@ -19,12 +19,14 @@ use super::{
     connection::{Connection, Core, Listener, TcpOptions},
     inet::{self, IpOptions},
     ports::{Binding, Protocol, Wanted},
-    socket::{Incoming, Name, Options, Outgoing, Socket, deadline, int, int_value},
+    socket::{
+        Incoming, Name, Options, Outgoing, Socket, deadline, int, int_value, signal_broken_pipe,
+    },
     stack::{Reset, Stack},
 };
 use crate::{
     Ctx, Errno, SysResult,
-    fs::{File, Io, anon::AnonymousInode, pipe::send_broken_pipe},
+    fs::{File, Io, anon::AnonymousInode},
     sync::Mutex,
     task::{Credentials, Thread},
     user::{Sink, Source, UserAddr, UserPtr},
@@ -801,10 +803,7 @@ impl Socket for TcpSocket {
         }
         // A connected socket takes no notice of an address (`man 2 send`: EISCONN may be given).
         let result = self.send(io, message.from, message.flags);
-        if result == Err(Errno::EPIPE) && message.flags & net::MSG_NOSIGNAL == 0 {
-            send_broken_pipe(io.thread);
-        }
-        result
+        signal_broken_pipe(io.thread, message.flags, result)
     }
 
     fn receive_message(
@@ -909,10 +908,7 @@ impl File for TcpSocket {
 
     fn write(&self, io: Io<'_>, from: &mut dyn Source, _offset: u64) -> Result<usize, Errno> {
         let result = self.send(io, from, 0);
-        if result == Err(Errno::EPIPE) {
-            send_broken_pipe(io.thread);
-        }
-        result
+        signal_broken_pipe(io.thread, 0, result)
     }
 
     fn poll(&self, table: &mut PollTable) -> PollEvents {

@@ -24,7 +24,7 @@ use super::{
     ports::{Binding, Ports, Protocol, Wanted},
     socket::{
         Control, Incoming, Name, Options, Outgoing, SO_TIMESTAMP, SO_TIMESTAMPNS, Socket, deadline,
-        int_value, parse_control,
+        int_value, parse_control, signal_broken_pipe,
     },
     stack::Stack,
     wire::{self, Packet},
@@ -691,10 +691,7 @@ impl Socket for UdpSocket {
             return Err(Errno::EOPNOTSUPP);
         }
         let result = self.send(ctx.thread, message.from, message.target.as_ref(), message.control);
-        if result == Err(Errno::EPIPE) && message.flags & net::MSG_NOSIGNAL == 0 {
-            crate::fs::pipe::send_broken_pipe(io.thread);
-        }
-        result
+        signal_broken_pipe(io.thread, message.flags, result)
     }
 
     fn receive_message(
@@ -712,16 +709,7 @@ impl Socket for UdpSocket {
             return Err(Errno::EOPNOTSUPP);
         }
         let Some(datagram) = self.next(io, flags)? else { return Ok(()) };
-        let len = datagram.bytes.len();
-        let wanted = len.min(to.remaining());
-        if to.put(&datagram.bytes[..wanted])? < wanted {
-            return Err(Errno::EFAULT);
-        }
-        message.count = wanted;
-        message.result = if flags & net::MSG_TRUNC != 0 { len } else { wanted };
-        if wanted < len {
-            message.flags |= net::MSG_TRUNC;
-        }
+        message.put_datagram(&datagram.bytes, to, flags)?;
         message.sender = Some(datagram.source.name(self.domain));
         if message.control.room > 0 {
             self.put_control(&datagram, message);
@@ -778,10 +766,7 @@ impl File for UdpSocket {
 
     fn write(&self, io: Io<'_>, from: &mut dyn Source, _offset: u64) -> Result<usize, Errno> {
         let result = self.send(io.thread, from, None, &[]);
-        if result == Err(Errno::EPIPE) {
-            crate::fs::pipe::send_broken_pipe(io.thread);
-        }
-        result
+        signal_broken_pipe(io.thread, 0, result)
     }
 
     fn poll(&self, table: &mut PollTable) -> PollEvents {

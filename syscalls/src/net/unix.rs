@@ -15,11 +15,11 @@ use linux_raw_sys::{ioctl, net};
 
 use super::{
     Address, Credential, Message, Options, Received, SendRequest, inet,
-    socket::{QUEUE_LIMIT, Socket},
+    socket::{QUEUE_LIMIT, Socket, signal_broken_pipe},
 };
 use crate::{
     Errno,
-    fs::{File, FileDescription, Io, anon::AnonymousInode, pipe::send_broken_pipe},
+    fs::{File, FileDescription, Io, anon::AnonymousInode},
     sync::Mutex,
     task::Thread,
     user::{Sink, Source, UserAddr, UserPtr},
@@ -383,13 +383,11 @@ impl UnixSocket {
             Kind::Stream => self.send_stream(io, nonblocking, from, rights),
             _ => self.send_packet(io, nonblocking, from, target, rights),
         };
-        if result == Err(Errno::EPIPE)
-            && flags & net::MSG_NOSIGNAL == 0
-            && self.kind == Kind::Stream
-        {
-            send_broken_pipe(io.thread);
+        if self.kind == Kind::Stream {
+            signal_broken_pipe(io.thread, flags, result)
+        } else {
+            result
         }
-        result
     }
 
     /// The peer of a connected socket, unless its end or this one's is shut.
