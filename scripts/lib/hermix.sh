@@ -12,8 +12,14 @@ hermix_toolchain() {
         PATH=$HOME/.cargo/bin:$PATH
     fi
     if hermix_recent; then return; fi
-    "$repo/scripts/lib/apt-install" rustc-web cargo-web rustfmt-web rust-web-clippy
+    compiler="rustc-web cargo-web rustfmt-web rust-web-clippy"
+    # shellcheck disable=SC2086 # one word per package
+    "$repo/scripts/lib/apt-install" $compiler
     PATH=/usr/bin:$PATH
+    if hermix_recent; then return; fi
+    # An old release's; the latest come as security updates.
+    # shellcheck disable=SC2086
+    "$repo/scripts/lib/apt-install" --upgrade $compiler
     if hermix_recent; then return; fi
     echo "hermix: no Rust compiler of at least version $(hermix_wanted): install one by rustup" >&2
     exit 1
