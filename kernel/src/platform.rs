@@ -75,7 +75,7 @@ impl Platform for Kernel {
     }
 
     fn tls_bases(&self) -> (u64, u64) {
-        (machine::fs_base(), sched::gs_base())
+        (machine::fs_base(), machine::gs_base())
     }
 
     fn set_fs_base(&self, base: u64) {
@@ -83,7 +83,7 @@ impl Platform for Kernel {
     }
 
     fn set_gs_base(&self, base: u64) {
-        sched::set_gs_base(base);
+        machine::set_gs_base(base);
     }
 
     fn save_vector_state(&self, area: &mut [u8]) {

@@ -613,6 +613,7 @@ fn install(next: Arc<KernelThread>) -> u64 {
     if let Some(thread) = next.thread() {
         context.vector.load();
         machine::set_fs_base(context.fs_base);
+        machine::set_gs_base(context.gs_base);
         machine::set_kernel_stack(next.stack_top);
         // A process that is ending has none any more.
         if let Some(memory) = thread.process.memory() {
@@ -664,6 +665,7 @@ fn switch_to(next: Arc<KernelThread>, previous_end: PreviousThread) {
         let context = unsafe { &mut *previous.context.get() };
         context.vector.save();
         context.fs_base = machine::fs_base();
+        context.gs_base = machine::gs_base();
     }
     let rsp = install(next);
     // The processor's reference keeps it alive until `finish_switch`.
@@ -906,16 +908,4 @@ pub fn with_vector_state<T>(f: impl FnOnce(&mut VectorState) -> T) -> T {
     let result = f(vector);
     vector.load();
     result
-}
-
-/// The application's GS base.
-pub fn gs_base() -> u64 {
-    // SAFETY: the running thread's own context.
-    unsafe { (*current().context.get()).gs_base }
-}
-
-/// Sets the application's GS base.
-pub fn set_gs_base(base: u64) {
-    // SAFETY: the running thread's own context.
-    unsafe { (*current().context.get()).gs_base = base };
 }

@@ -18,8 +18,8 @@ pub use pc::traps::{compare_exchange_user, copy_user, load_user, zero_user};
 /// Processors: per-processor data, vector state, thread-local bases, stacks, randomness.
 pub use pc::cpu::{
     CallCounts, CpuWork, NUMBER_SELECTOR, PerCpu, VectorState, all as all_cpus, count as cpu_count,
-    cpuid, frame_pointer, fs_base, info as cpu_info, is_set_up, of as cpu, rdrand, set_fs_base,
-    set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
+    cpuid, frame_pointer, fs_base, gs_base, info as cpu_info, is_set_up, of as cpu, rdrand,
+    set_fs_base, set_gs_base, set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
 };
 pub use pc::smp::{enter_idle, leave_idle, memory_barrier, start_others, stop_others, wake};
 pub use pc::traps::{

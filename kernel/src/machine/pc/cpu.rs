@@ -1,13 +1,16 @@
 //! The processor: features, per-processor data, vector state, thread-local bases.
+//!
+//! A processor finds its own data at [`WINDOW`]: the same address for all, where each has a page of its
+//! own ([`paging::add_processor`]). So FS and GS are the application's, whatever it does with them.
 
 use alloc::{
     alloc::{Layout, alloc_zeroed, dealloc},
-    boxed::Box,
     sync::Arc,
 };
 use core::{
     arch::{asm, x86_64::__cpuid_count},
-    mem::offset_of,
+    cell::UnsafeCell,
+    mem::{MaybeUninit, offset_of},
     ptr::NonNull,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
@@ -25,10 +28,12 @@ use x86_64::{
     },
 };
 
-use super::{descriptors, traps};
+use super::{descriptors, paging, traps};
+use crate::memory::frames::FRAME_SIZE;
 
-/// What the entry code and the scheduler keep of a processor, at GS base.
-#[repr(C)]
+/// What the entry code and the scheduler keep of a processor. Others know it by its address in the
+/// direct map, which is its first word.
+#[repr(C, align(4096))]
 pub struct PerCpu {
     this: *const PerCpu,
     kernel_stack: u64,
@@ -61,6 +66,18 @@ pub struct PerCpu {
     /// Number of the processor, from 0 without gaps.
     pub index: usize,
 }
+
+const _: () = assert!(size_of::<PerCpu>() == FRAME_SIZE as usize);
+
+/// Where each processor finds its own [`PerCpu`]. What the linker has put here is the first one's.
+#[repr(C, align(4096))]
+pub(super) struct Window(UnsafeCell<MaybeUninit<PerCpu>>);
+
+// SAFETY: accessed by each processor's own entry code and `this` only, by address.
+unsafe impl Sync for Window {}
+
+/// See [`Window`].
+pub(super) static WINDOW: Window = Window(UnsafeCell::new(MaybeUninit::uninit()));
 
 /// Processors there may be at most: affinity masks are of 64 bits.
 pub const MAX_CPUS: usize = 64;
@@ -283,8 +300,8 @@ pub fn features() -> &'static Features {
     FEATURES.get().expect("cpu::init comes first")
 }
 
-/// Sets this processor up: control registers, descriptors, the `syscall` instruction, GS. All are
-/// taken to be like the first.
+/// Sets this processor up: control registers, descriptors, the `syscall` instruction, its own data.
+/// All are taken to be like the first.
 ///
 /// # Errors
 /// A message where it lacks something needed.
@@ -338,8 +355,9 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     });
 
     descriptors::Descriptors::install(index);
-    let per_cpu = Box::leak(Box::new(PerCpu {
-        this: core::ptr::null(),
+    let per_cpu = paging::window_of(index).ok_or("the processor has no data")?.cast::<PerCpu>();
+    let data = PerCpu {
+        this: per_cpu,
         kernel_stack: 0,
         user_rsp: 0,
         thread: AtomicPtr::default(),
@@ -359,10 +377,12 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         smp: super::smp::PerCpu::new(apic_id),
         page_faults: AtomicU64::new(0),
         index,
-    }));
-    per_cpu.this = per_cpu;
-    per_cpu.leaf_stack = per_cpu.leaf_words.as_ptr_range().end;
-    GsBase::write(VirtAddr::from_ptr(per_cpu));
+    };
+    // SAFETY: the page is this processor's alone, of a `PerCpu`'s size, and stays for ever.
+    unsafe {
+        per_cpu.write(data);
+        (*per_cpu).leaf_stack = (&raw const (*per_cpu).leaf_words).add(1).cast();
+    }
     let slot = CPUS.get(index).ok_or("more processors than 64")?;
     slot.store(per_cpu, Ordering::Release);
     LStar::write(VirtAddr::new(traps::syscall_entry as *const () as u64));
@@ -383,14 +403,16 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// `HWCAP2_FSGSBASE` of `asm/hwcap2.h`.
+const HWCAP2_FSGSBASE: u64 = 1 << 1;
+
 /// Facts of the processor for programs.
 pub fn info(count: usize, tsc_khz: u64) -> CpuInfo {
     let features = features();
     CpuInfo {
         count,
         hwcap: u64::from(features.leaf1_edx),
-        // FSGSBASE is not offered: GS is the kernel's, and is changed through arch_prctl only.
-        hwcap2: 0,
+        hwcap2: if features.fsgsbase { HWCAP2_FSGSBASE } else { 0 },
         xsave_size: features.xsave_size,
         xfeatures: features.xfeatures,
         tsc_khz,
@@ -399,10 +421,11 @@ pub fn info(count: usize, tsc_khz: u64) -> CpuInfo {
 
 /// This processor's data.
 pub fn this() -> &'static PerCpu {
-    // SAFETY: GS base is the leaked `PerCpu` from `init` on, whose first word is its own address.
+    // SAFETY: from `init` on the window has a `PerCpu` that stays, whose first word is its address.
     unsafe {
         let this: *const PerCpu;
-        asm!("mov {}, gs:[0]", out(reg) this, options(nostack, preserves_flags, pure, readonly));
+        asm!("mov {}, [rip + {window}]", out(reg) this, window = sym WINDOW,
+            options(nostack, preserves_flags, pure, readonly));
         &*this
     }
 }
@@ -412,7 +435,8 @@ pub fn set_kernel_stack(top: u64) {
     // SAFETY: writes this processor's own word, which only the entry code reads.
     unsafe {
         asm!(
-            "mov gs:[{offset}], {top}",
+            "mov [rip + {window} + {offset}], {top}",
+            window = sym WINDOW,
             offset = const KERNEL_STACK_OFFSET,
             top = in(reg) top,
             options(nostack, preserves_flags)
@@ -437,7 +461,22 @@ pub fn set_fs_base(base: u64) {
     }
 }
 
-const _: fn() -> VirtAddr = GS::read_base;
+/// The application's GS base.
+pub fn gs_base() -> u64 {
+    // SAFETY: CR4.FSGSBASE is set where the feature is there.
+    if features().fsgsbase { GS::read_base().as_u64() } else { GsBase::read().as_u64() }
+}
+
+/// Sets the application's GS base, a canonical address.
+pub fn set_gs_base(base: u64) {
+    let base = VirtAddr::new_truncate(base);
+    if features().fsgsbase {
+        // SAFETY: GS is the application's.
+        unsafe { GS::write_base(base) };
+    } else {
+        GsBase::write(base);
+    }
+}
 
 /// A thread's vector state: an XSAVE area.
 pub struct VectorState {

@@ -9,7 +9,9 @@
 //! | [`KERNEL_BASE`] | kernel image, each segment with its own rights | 4 KiB |
 //!
 //! The kernel's half is the same in every table: its top-level entries are made at boot and copied
-//! into each new table, and never change after.
+//! into each new table, and never change after. One page of it is different for each processor
+//! ([`super::cpu::WINDOW`]), so a table has a root for each ([`ProcessTable`]); it is known by the first
+//! processor's, which every root names in [`IDENTITY_SLOT`].
 //!
 //! Application pages are supervisor pages here, as everything runs at CPL 0; [`APPLICATION`] is the
 //! one place that says so. A change to a process' table flushes stale translations on all processors
@@ -36,7 +38,10 @@ use x86_64::{
     structures::paging::PhysFrame,
 };
 
-use super::{cpu, smp};
+use super::{
+    cpu::{self, MAX_CPUS},
+    smp,
+};
 use crate::memory::{
     PhysRange,
     frames::{self, FRAME_SIZE, Purpose},
@@ -109,6 +114,16 @@ pub fn kernel_range() -> PhysRange {
 }
 
 static KERNEL_PML4: Once<u64> = Once::new();
+
+/// Each processor's root of the kernel's own table.
+pub(super) static KERNEL_ROOTS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Which of the upper 256 top-level entries the kernel has, a bit each.
+static KERNEL_SLOTS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+
+/// Top-level entry, of addresses that are never mapped, that holds the address of the root that the
+/// table is known by: it is not present.
+const IDENTITY_SLOT: usize = 510;
 
 fn table(phys: u64) -> &'static Table {
     // SAFETY: page table frames are mapped in the direct map for as long as they are in use, and
@@ -222,7 +237,70 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
     // direct map as the boot tables did.
     unsafe { load_root(root) };
     KERNEL_PML4.call_once(|| root);
+    KERNEL_ROOTS[0].store(root, Ordering::Relaxed);
+    for (slot, entry) in table(root)[256..].iter().enumerate() {
+        if entry.load(Ordering::Relaxed) & PRESENT != 0 {
+            KERNEL_SLOTS[slot / 64].fetch_or(1 << (slot % 64), Ordering::Relaxed);
+        }
+    }
+    table(root)[IDENTITY_SLOT].store(root, Ordering::Relaxed);
     Ok(())
+}
+
+/// A new root with the kernel's half as `kernel_root` has it, for the table known by root `identity`,
+/// or by this one.
+fn new_root(kernel_root: u64, identity: Option<u64>) -> Result<u64, OutOfMemory> {
+    let root = new_table()?;
+    let (new, kernel) = (table(root), table(kernel_root));
+    for (word, slots) in KERNEL_SLOTS.iter().enumerate() {
+        let mut slots = slots.load(Ordering::Relaxed);
+        while slots != 0 {
+            let slot = 256 + word * 64 + slots.trailing_zeros() as usize;
+            new[slot].store(kernel[slot].load(Ordering::Relaxed), Ordering::Relaxed);
+            slots &= slots - 1;
+        }
+    }
+    new[IDENTITY_SLOT].store(identity.unwrap_or(root), Ordering::Relaxed);
+    Ok(root)
+}
+
+/// Makes the kernel's own table for processor `index`, in which [`cpu::WINDOW`] is a page of its own.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub(super) fn add_processor(index: usize) -> Result<(), OutOfMemory> {
+    let shared = kernel_root();
+    let root = new_root(shared, Some(shared))?;
+    // The tables on the way to the page are the processor's own as well.
+    let at = window();
+    let mut level = table(root);
+    for depth in (1..4).rev() {
+        let entry = &level[self::index(at, depth)];
+        let value = entry.load(Ordering::Relaxed);
+        let copy = new_table()?;
+        level = table(copy);
+        for (new, old) in level.iter().zip(table(value & ADDRESS)) {
+            new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        entry.store(copy | value & !ADDRESS, Ordering::Relaxed);
+    }
+    let page = new_table()?;
+    let flags = kernel_flags(Protection::READ | Protection::WRITE);
+    level[self::index(at, 0)].store(page | flags, Ordering::Relaxed);
+    KERNEL_ROOTS[index].store(root, Ordering::Release);
+    Ok(())
+}
+
+/// Address of [`cpu::WINDOW`].
+fn window() -> u64 {
+    (&raw const cpu::WINDOW) as u64
+}
+
+/// Where the direct map has what processor `index` finds at [`cpu::WINDOW`].
+pub(super) fn window_of(index: usize) -> Option<*mut u8> {
+    let root = KERNEL_ROOTS.get(index)?.load(Ordering::Acquire);
+    let entry = if root == 0 { None } else { find(root, window()) };
+    Some(phys_to_virt(entry?.load(Ordering::Relaxed) & ADDRESS))
 }
 
 /// # Safety
@@ -233,20 +311,21 @@ unsafe fn load_root(root: u64) {
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
-/// Root of the kernel's own table.
+/// Root that the kernel's own table is known by.
 pub(super) fn kernel_root() -> u64 {
     *KERNEL_PML4.get().expect("paging::init comes first")
 }
 
-/// Root of the table that this processor has loaded.
+/// Root that the table is known by which this processor has loaded.
 pub(super) fn loaded_root() -> u64 {
-    Cr3::read().0.start_address().as_u64()
+    table(Cr3::read().0.start_address().as_u64())[IDENTITY_SLOT].load(Ordering::Relaxed)
 }
 
 /// Leaves a process' table.
 pub(super) fn load_kernel_root() {
+    let root = KERNEL_ROOTS[cpu::this().index].load(Ordering::Relaxed);
     // SAFETY: the kernel's own table lives for ever.
-    unsafe { load_root(kernel_root()) };
+    unsafe { load_root(root) };
 }
 
 /// Serialises changes to the kernel's growing areas.
@@ -312,7 +391,10 @@ pub fn map_device(phys: u64, len: u64) -> Result<*mut u8, OutOfMemory> {
 
 /// A process' page table.
 pub struct ProcessTable {
+    /// The first processor's root, which the table is known by.
     root: u64,
+    /// The other processors', in their order.
+    other_roots: Vec<u64>,
     /// Processors that may have translations of it: a bit each, set before the table is loaded.
     users: AtomicU64,
 }
@@ -329,12 +411,37 @@ impl ProcessTable {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn new() -> Result<Self, OutOfMemory> {
-        let root = new_table()?;
-        let (new, kernel) = (table(root), table(kernel_root()));
-        for index in 256..512 {
-            new[index].store(kernel[index].load(Ordering::Relaxed), Ordering::Relaxed);
+        let root = new_root(kernel_root(), None)?;
+        let mut new = Self { root, other_roots: Vec::new(), users: AtomicU64::new(0) };
+        let others = &KERNEL_ROOTS[1..cpu::count()];
+        new.other_roots.try_reserve_exact(others.len()).map_err(|_| OutOfMemory)?;
+        for kernel_root in others {
+            let kernel_root = kernel_root.load(Ordering::Relaxed);
+            new.other_roots.push(new_root(kernel_root, Some(root))?);
         }
-        Ok(Self { root, users: AtomicU64::new(0) })
+        Ok(new)
+    }
+
+    /// [`leaf`] of this table.
+    fn leaf(&self, address: u64) -> Result<&'static AtomicU64, OutOfMemory> {
+        let slot = index(address, 3);
+        let is_new = table(self.root)[slot].load(Ordering::Relaxed) & PRESENT == 0;
+        let entry = leaf(self.root, address, APPLICATION)?;
+        if is_new {
+            let value = table(self.root)[slot].load(Ordering::Relaxed);
+            for root in &self.other_roots {
+                table(*root)[slot].store(value, Ordering::Release);
+            }
+        }
+        Ok(entry)
+    }
+
+    /// This processor's root.
+    fn own_root(&self) -> u64 {
+        match cpu::this().index {
+            0 => self.root,
+            index => self.other_roots[index - 1],
+        }
     }
 
     fn flags(protection: Protection) -> u64 {
@@ -452,7 +559,7 @@ fn entry_of(value: u64) -> ManuallyDrop<Entry> {
 
 impl PageTable for ProcessTable {
     fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory> {
-        let entry = leaf(self.root, at.0, APPLICATION)?;
+        let entry = self.leaf(at.0)?;
         debug_assert_eq!(entry.load(Ordering::Relaxed) & (PRESENT | PARKED), 0);
         entry.store((page.into_raw().0 * FRAME_SIZE) | Self::flags(protection), Ordering::Release);
         Ok(())
@@ -464,7 +571,7 @@ impl PageTable for ProcessTable {
         page: Page,
         protection: Protection,
     ) -> Result<Option<Page>, OutOfMemory> {
-        let entry = leaf(self.root, at.0, APPLICATION)?;
+        let entry = self.leaf(at.0)?;
         let new = (page.into_raw().0 * FRAME_SIZE) | Self::flags(protection);
         let old = entry.swap(new, Ordering::AcqRel);
         if old & PRESENT != 0 {
@@ -545,7 +652,7 @@ impl PageTable for ProcessTable {
         let mut result = Ok(());
         self.walk(from.start..from.end, |at, entry| {
             if result.is_ok() {
-                match leaf(self.root, at - from.start.0 + to.0, APPLICATION) {
+                match self.leaf(at - from.start.0 + to.0) {
                     Ok(target) => {
                         target.store(entry.swap(0, Ordering::AcqRel), Ordering::Release);
                         flush.add(at);
@@ -565,7 +672,7 @@ impl PageTable for ProcessTable {
             self.users.fetch_or(smp::own_bit(), Ordering::SeqCst);
             // SAFETY: the table has the kernel's half, and is freed only when it is not loaded
             // anywhere (see `drop`).
-            unsafe { load_root(self.root) };
+            unsafe { load_root(self.own_root()) };
         }
     }
 
@@ -584,7 +691,7 @@ impl Drop for ProcessTable {
         self.unmap(UserAddr(0)..UserAddr(KERNEL_HALF_START_OF_GAP));
         let mut tables = Vec::new();
         collect_tables(self.root, 3, &mut tables);
-        for phys in tables {
+        for phys in tables.into_iter().chain(self.other_roots.drain(..)) {
             frames::release(Frame(phys / FRAME_SIZE));
         }
     }

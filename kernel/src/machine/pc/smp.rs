@@ -361,6 +361,9 @@ secondary_start:
     lock xadd [rip + {next}], rdi
     cmp rdi, [rip + {limit}]
     jae 2f
+    lea rax, [rip + {roots}]
+    mov rax, [rax + rdi * 8]
+    mov cr3, rax
     lea rax, [rip + {stacks}]
     mov rsp, [rax + rdi * 8]
     xor ebp, ebp
@@ -376,6 +379,7 @@ secondary_start:
     next = sym NEXT_INDEX,
     limit = sym LIMIT,
     stacks = sym STACKS,
+    roots = sym paging::KERNEL_ROOTS,
     secondary = sym secondary,
 );
 
@@ -419,8 +423,11 @@ pub fn start_others() -> Result<(), (usize, usize)> {
         return Ok(());
     }
     let mut ready = 1;
-    for slot in &STACKS[1..expected] {
+    for (index, slot) in STACKS.iter().enumerate().take(expected).skip(1) {
         let Ok(stack) = Stack::thread() else { break };
+        if paging::add_processor(index).is_err() {
+            break;
+        }
         slot.store(stack.top(), Ordering::Relaxed);
         // The processor idles on it for ever.
         core::mem::forget(stack);

@@ -113,7 +113,7 @@ trap_common:
     mov rax, [rdx + 40]
     test rax, rax
     js 2f
-1:  mov rsp, gs:[{kernel_stack}]
+1:  mov rsp, [rip + {window} + {kernel_stack}]
     jmp 3f
 2:  // A stub entry still runs on the application's stack, and so does the last jump back to it.
     lea rcx, [rip + short_jump]
@@ -233,15 +233,15 @@ leaf_entries:
     .set value, 0
     .rept {leaf_count}
     .balign {leaf_len}
-    mov rax, gs:[{leaf_calls}]
+    mov rax, [rip + {window} + {leaf_calls}]
     lea rax, [rax + 1]
-    mov gs:[{leaf_calls}], rax
-    mov gs:[{user_rsp}], rsp
-    mov rsp, gs:[{leaf_stack}]
+    mov [rip + {window} + {leaf_calls}], rax
+    mov [rip + {window} + {user_rsp}], rsp
+    mov rsp, [rip + {window} + {leaf_stack}]
     pushfq
     pop r11
-    mov rsp, gs:[{user_rsp}]
-    mov eax, gs:[{identity} + value * 4]
+    mov rsp, [rip + {window} + {user_rsp}]
+    mov eax, [rip + {window} + {identity} + value * 4]
     jmp rcx
     .set value, value + 1
     .endr
@@ -250,29 +250,29 @@ leaf_entries:
     // The same for the `syscall` instruction: r11 has the flags.
     .balign 16
 trapped_leaf:
-    mov rsp, gs:[{leaf_stack}]
+    mov rsp, [rip + {window} + {leaf_stack}]
     movzx eax, byte ptr [{ways} + rax]
-    mov eax, gs:[{identity} - {first_leaf} * 4 + rax * 4]
+    mov eax, [rax * 4 + {window} + {identity} - {first_leaf} * 4]
     or r11, {interrupt_flag}
     push r11
     // Interrupts come from here on, see `leave`.
     popfq
 trapped_leaf_restore:
-    mov rsp, gs:[{user_rsp}]
+    mov rsp, [rip + {window} + {user_rsp}]
 trapped_leaf_jump:
     jmp rcx
 
     .macro leave_application_stack
     cli
-    mov gs:[{user_rsp}], rsp
-    mov rsp, gs:[{kernel_stack}]
+    mov [rip + {window} + {user_rsp}], rsp
+    mov rsp, [rip + {window} + {kernel_stack}]
     .endm
 
     // The upper part of the frame (struct UserRegs), for the call whose number is in rax. With no
     // operand, the flags are the processor's.
     .macro push_frame flags
     push {linux_data}
-    push gs:[{user_rsp}]
+    push qword ptr [rip + {window} + {user_rsp}]
     .ifb \flags
     pushfq
     .else
@@ -304,18 +304,18 @@ stub_entry_short:
     leave_application_stack
 stub_entries_end:
     push_frame
-    inc qword ptr gs:[{known_calls}]
-62: dec dword ptr gs:[{until_sample}]
+    inc qword ptr [rip + {window} + {known_calls}]
+62: dec dword ptr [rip + {window} + {until_sample}]
     jz 63f
     // rsp is at the frame's r10. Room for the registers below it, the Ctx, and alignment.
     lea rdi, [rsp - 56]
     sub rsp, 64
     push rdi
-    push gs:[{thread}]
+    push qword ptr [rip + {window} + {thread}]
     mov rdi, rsp
     call [{entries} + rax * 8]
-    mov rdi, gs:[{thread_work}]
-    cmp byte ptr gs:[{cpu_work}], 0
+    mov rdi, [rip + {window} + {thread_work}]
+    cmp byte ptr [rip + {window} + {cpu_work}], 0
     jne 64f
     cmp byte ptr [rdi], 0
     jne 64f
@@ -337,11 +337,11 @@ short_jump:
     jmp rcx
 
 60: push_frame
-    inc qword ptr gs:[{known_calls}]
+    inc qword ptr [rip + {window} + {known_calls}]
     jmp 63f
 
 61: push_frame
-    inc qword ptr gs:[{computed_calls}]
+    inc qword ptr [rip + {window} + {computed_calls}]
 65: cmp rax, {known_numbers}
     jae 63f
     cmp byte ptr [{ways} + rax], {long}
@@ -403,16 +403,16 @@ short_jump:
     .balign 16
     .global syscall_entry
 syscall_entry:
-    mov gs:[{user_rsp}], rsp
-    inc qword ptr gs:[{trap_calls}]
+    mov [rip + {window} + {user_rsp}], rsp
+    inc qword ptr [rip + {window} + {trap_calls}]
     cmp rax, {known_numbers}
     jae 67f
     cmp byte ptr [{ways} + rax], {first_leaf}
     jae trapped_leaf
-67: mov rsp, gs:[{kernel_stack}]
+67: mov rsp, [rip + {window} + {kernel_stack}]
     and r11, ~{interrupt_flag}
     push_frame r11
-    mov byte ptr gs:[{trapped}], 1
+    mov byte ptr [rip + {window} + {trapped}], 1
     // A program that traces itself by single steps: its flags cannot be loaded in here.
     test r11d, {trap_flag}
     jz 65b
@@ -554,6 +554,7 @@ load_recoverable:
     "#,
     stub_len = const STUB_LEN,
     slow_strings = sym super::bulk::SLOW_STRINGS,
+    window = sym super::cpu::WINDOW,
     kernel_stack = const super::cpu::KERNEL_STACK_OFFSET,
     user_rsp = const super::cpu::USER_RSP_OFFSET,
     leaf_calls = const super::cpu::LEAF_CALLS_OFFSET,
