@@ -18,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 7;
+pub const CONFIG_VERSION: u32 = 8;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,9 @@ pub struct RunConfig {
     /// Make system calls from rewritten sites a second time by the `syscall` instruction where that
     /// changes nothing, and say where the results differ.
     pub rewrite_check: bool,
+    /// Send the memory and registers of a process that a signal ends which dumps core
+    /// ([`crate::link::Kind::Core`]), as far as its `RLIMIT_CORE` allows, which is infinite at first.
+    pub core: bool,
     /// Kernel messages up to this level go to the log port: 0 off, 1 error … 5 trace.
     pub log_level: u8,
 }

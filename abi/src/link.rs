@@ -7,7 +7,7 @@
 //! A frame is an 8-byte header, `kind: u8, zero: [u8; 3], length: u32` little-endian, and `length`
 //! bytes of payload. [`Kind::Stdin`], [`Kind::Stdout`] and [`Kind::Stderr`] carry raw bytes,
 //! [`Kind::Record`] and [`Kind::Event`] a postcard-encoded [`Record`] (to the host) or [`Event`]
-//! (to the guest).
+//! (to the guest), [`Kind::Core`] a piece of a core file.
 //!
 //! Standard input is sent against credit, which the guest grants with [`Record::StdinCredit`], so an
 //! event is never stuck behind input that the program does not read. For a terminal the host starts
@@ -43,6 +43,10 @@ pub enum Kind {
     Record = 3,
     /// Host to guest: an [`Event`].
     Event = 4,
+    /// Guest to host: an offset in a core file (`u64`, little-endian) and the bytes there, in
+    /// ascending order. What is left out is zero. [`Record::CoreBegin`] and [`Record::CoreEnd`] enclose
+    /// the pieces of one file; those of two files do not mix.
+    Core = 5,
 }
 
 impl Kind {
@@ -53,6 +57,7 @@ impl Kind {
             2 => Self::Stderr,
             3 => Self::Record,
             4 => Self::Event,
+            5 => Self::Core,
             _ => return None,
         })
     }
@@ -131,6 +136,16 @@ pub enum Record {
     },
     /// Code of a file has become executable.
     Code(Code),
+    /// The core file of a process follows.
+    CoreBegin {
+        /// The process.
+        pid: i32,
+    },
+    /// The core file is complete.
+    CoreEnd {
+        /// Its length in bytes: it may end in zeros.
+        len: u64,
+    },
 }
 
 /// A structured message from the host.

@@ -143,6 +143,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LEVEL", env = "HERMIX_LOG_LEVEL", help_heading = "Observing")]
     pub(crate) log_level: Option<String>,
 
+    /// Write a core file to FILE when a signal that dumps core ends a process; %p in the name
+    /// stands for the process id in the guest
+    #[arg(long, value_name = "FILE", env = "HERMIX_CORE", help_heading = "Observing")]
+    pub(crate) core: Option<PathBuf>,
+
     /// Print counters at the end
     #[arg(long, env = "HERMIX_STATS", value_parser = FalseyValueParser::new())]
     #[arg(action = ArgAction::SetTrue, help_heading = "Observing")]

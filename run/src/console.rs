@@ -37,6 +37,7 @@ use signal_hook::consts::{
 };
 
 use crate::{
+    core_file::CoreFiles,
     error::{Error, Result, say},
     terminal::{self, RawMode},
 };
@@ -69,6 +70,8 @@ pub(crate) struct Outcome {
     pub(crate) was_abandoned: bool,
     /// Output that could not be written, other than for want of a reader.
     pub(crate) lost_output: Option<String>,
+    /// Core files that were written, in order.
+    pub(crate) core_files: Vec<PathBuf>,
 }
 
 /// What the receiver tells the main thread.
@@ -76,6 +79,8 @@ enum Message {
     Record(Record),
     /// Writing standard output (1) or error (2) failed.
     OutputFailed(u8, io::Error),
+    /// A core file is complete.
+    CoreFile(PathBuf),
     /// The guest closed the link, or it carried nonsense.
     Ended(Option<String>),
 }
@@ -88,6 +93,8 @@ pub(crate) struct Outputs {
     pub(crate) stderr: Box<dyn Sink>,
     /// System call trace lines.
     pub(crate) trace: Option<Box<dyn Sink>>,
+    /// Core files.
+    pub(crate) cores: Option<CoreFiles>,
 }
 
 /// Something that bytes are written to.
@@ -356,6 +363,7 @@ impl Main {
                     self.outcome.lost_output = Some(format!("cannot write {name}: {error}"));
                 }
             }
+            Message::CoreFile(path) => self.outcome.core_files.push(path),
             Message::Record(Record::Started) => self.outcome.started = true,
             Message::Record(Record::Exit(exit)) => self.outcome.exit = Some(exit),
             Message::Record(Record::Fatal(what)) => return Err(Error::Guest(what)),
@@ -375,8 +383,11 @@ impl Main {
             }
             Message::Record(Record::Stats(stats)) => self.outcome.stats = Some(stats),
             Message::Record(Record::Code(code)) => self.outcome.code.push(code),
-            // The receiver writes traces, and keeps the end to itself.
-            Message::Record(Record::Trace(_)) | Message::Ended(_) => {}
+            // The receiver writes traces and core files, and keeps the end to itself.
+            Message::Record(
+                Record::Trace(_) | Record::CoreBegin { .. } | Record::CoreEnd { .. },
+            )
+            | Message::Ended(_) => {}
         }
         Ok(())
     }
@@ -414,6 +425,29 @@ impl Receiver {
         let _ = (&self.waker).write(&[0]);
     }
 
+    /// Does what a record says, or hands it on.
+    fn record(&mut self, record: Record) {
+        let cores = self.outputs.cores.as_mut();
+        match (record, cores) {
+            (Record::Trace(line), _) => {
+                if let Some(trace) = &mut self.outputs.trace {
+                    let _ = trace.write_all(format!("{line}\n").as_bytes());
+                }
+            }
+            (Record::CoreBegin { pid }, Some(cores)) => {
+                if let Err(what) = cores.begin(pid) {
+                    self.tell(Message::Record(Record::Warning(what)));
+                }
+            }
+            (Record::CoreEnd { len }, Some(cores)) => match cores.end(len) {
+                Ok(Some(path)) => self.tell(Message::CoreFile(path)),
+                Ok(None) => {}
+                Err(what) => self.tell(Message::Record(Record::Warning(what))),
+            },
+            (record, _) => self.tell(Message::Record(record)),
+        }
+    }
+
     /// Until the end of the link; the error is a line for the user.
     fn receive(&mut self) -> Result<(), String> {
         let mut decoder = Decoder::new();
@@ -438,12 +472,13 @@ impl Receiver {
                     Kind::Record => {
                         let record = Record::decode(payload)
                             .map_err(|error| format!("the guest sent {error}"))?;
-                        if let Record::Trace(line) = &record {
-                            if let Some(trace) = &mut self.outputs.trace {
-                                let _ = trace.write_all(format!("{line}\n").as_bytes());
-                            }
-                        } else {
-                            self.tell(Message::Record(record));
+                        self.record(record);
+                        continue;
+                    }
+                    Kind::Core => {
+                        let cores = self.outputs.cores.as_mut();
+                        if let Some(Err(what)) = cores.map(|cores| cores.piece(payload)) {
+                            self.tell(Message::Record(Record::Warning(what)));
                         }
                         continue;
                     }
@@ -507,7 +542,7 @@ mod tests {
     }
 
     fn outputs(stdout: impl Sink + 'static, stderr: impl Sink + 'static) -> Outputs {
-        Outputs { stdout: Box::new(stdout), stderr: Box::new(stderr), trace: None }
+        Outputs { stdout: Box::new(stdout), stderr: Box::new(stderr), trace: None, cores: None }
     }
 
     fn frame(kind: Kind, bytes: &[u8]) -> Vec<u8> {

@@ -75,6 +75,7 @@ pub(crate) fn configuration(
         rewrite: settings.rewrite,
         rewrite_report: settings.rewrite_report.is_some() || settings.rewrite_map.is_some(),
         rewrite_check: settings.rewrite_check,
+        core: settings.core.is_some(),
         log_level: if settings.kernel_log.is_some() { settings.log_level } else { 0 },
     })
 }

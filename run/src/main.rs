@@ -11,6 +11,7 @@ mod accounts;
 mod cache;
 mod cli;
 mod console;
+mod core_file;
 mod error;
 mod guest;
 mod image;

@@ -20,6 +20,7 @@ use crate::{
     cache::{self, Cache},
     cli::Accel,
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
+    core_file::CoreFiles,
     error::{Error, Result, STATUS_FAILED, say},
     guest,
     machine::{self, Engine, LogPort, Machine, Placement, Plan},
@@ -45,6 +46,8 @@ struct Summary<'a> {
     signal: Option<u8>,
     /// Whether that signal's default action dumps core.
     core_dumped: bool,
+    /// With `--core`: the core files that were written.
+    core_files: Vec<Cow<'a, str>>,
     /// "kvm" or "tcg".
     accel: &'static str,
     /// Whether the root image came out of the cache.
@@ -173,6 +176,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             status,
             signal,
             core_dumped: core,
+            core_files: outcome.core_files.iter().map(|path| path.to_string_lossy()).collect(),
             accel: plan.engine.names().0,
             image_cached: prepared.origin == Origin::Cached,
             image_bytes: prepared.root.len,
@@ -283,7 +287,12 @@ fn outputs(settings: &Settings) -> Result<Outputs> {
         None => None,
         Some(output) => Some(sink(output)?),
     };
-    Ok(Outputs { stdout: open(io::stdout().as_fd())?, stderr: open(io::stderr().as_fd())?, trace })
+    Ok(Outputs {
+        stdout: open(io::stdout().as_fd())?,
+        stderr: open(io::stderr().as_fd())?,
+        trace,
+        cores: settings.core.as_deref().map(CoreFiles::new),
+    })
 }
 
 fn sink(output: &Output) -> Result<Box<dyn Sink>> {
@@ -328,6 +337,11 @@ fn copy_log(settings: &Settings, machine: &mut Machine) -> Result<LogCopy> {
 /// What the user wanted to know about the run.
 fn report(settings: &Settings, outcome: &Outcome) {
     let mut lines = String::new();
+    if settings.verbosity > Verbosity::Quiet {
+        for path in &outcome.core_files {
+            lines += &format!("hermit-run: core file: {}\n", path.display());
+        }
+    }
     if settings.missing_files {
         for path in &outcome.missing_files {
             lines += &format!("hermit-run: not found: {}\n", path.display());

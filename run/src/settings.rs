@@ -67,6 +67,7 @@ struct File {
     strace: Option<PathBuf>,
     kernel_log: Option<PathBuf>,
     log_level: Option<String>,
+    core: Option<PathBuf>,
     stats: bool,
     missing_files: bool,
     json: Option<PathBuf>,
@@ -162,6 +163,8 @@ pub(crate) struct Settings {
     pub(crate) kernel_log: Option<Output>,
     /// 1 error … 5 trace.
     pub(crate) log_level: u8,
+    /// Where core files go.
+    pub(crate) core: Option<PathBuf>,
     /// Print counters at the end.
     pub(crate) stats: bool,
     /// List missing files at the end.
@@ -273,6 +276,7 @@ impl Settings {
             strace: options.strace.or(file.strace).and_then(output),
             kernel_log: options.kernel_log.or(file.kernel_log).and_then(output),
             log_level: parse_level(options.log_level.or(file.log_level).as_deref())?,
+            core: options.core.or(file.core),
             stats: options.stats || file.stats,
             missing_files: options.missing_files || file.missing_files,
             json: options.json.or(file.json),

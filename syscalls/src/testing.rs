@@ -579,6 +579,7 @@ pub fn test_config() -> RunConfig {
         rewrite: false,
         rewrite_report: false,
         rewrite_check: false,
+        core: false,
         log_level: 0,
     }
 }

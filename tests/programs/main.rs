@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod busybox;
+mod core_files;
 mod fixture;
 mod host;
 mod large;
@@ -44,6 +45,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     trials.extend(real::trials(&expected)?);
     trials.extend(processes::trials(&expected));
     trials.extend(threaded::trials(&expected));
+    trials.extend(core_files::trials(&expected));
     trials.extend(network::trials(&expected));
     trials.extend(rewriting::trials(&expected));
     trials.extend(bad_input::trials(&expected));

@@ -6,6 +6,7 @@
 
 pub(crate) mod advice;
 pub(crate) mod calls;
+mod dump;
 mod fault;
 pub(crate) mod lock;
 mod mapping;
@@ -20,6 +21,7 @@ use core::ops::Range;
 
 use bitflags::bitflags;
 
+pub use dump::DumpArea;
 pub use mapping::{FileIdentity, FixedPages, Mappers, Mapping, SharedMemory};
 pub use report::PageUse;
 pub use space::{

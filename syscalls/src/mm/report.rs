@@ -138,7 +138,7 @@ impl AddressSpace {
         sum
     }
 
-    fn snapshot(&self) -> (Vec<Vma>, Layout, u64) {
+    pub(super) fn snapshot(&self) -> (Vec<Vma>, Layout, u64) {
         let inner = self.inner.lock();
         (inner.tree.iter().cloned().collect(), inner.layout, inner.brk)
     }

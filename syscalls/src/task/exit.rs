@@ -174,7 +174,7 @@ pub(super) fn reap(process: &Arc<Process>, tasks: &mut super::Tasks) {
 fn notify_parent(process: &Process, parent: Option<&Process>) {
     let (Some(parent), Some(exit)) = (parent, process.exit()) else { return };
     if let Ok(signal) = SignalNumber::new(process.exit_signal.load(Ordering::Relaxed)) {
-        let (code, status) = child_code(exit);
+        let (code, status) = child_code(process, exit);
         let ticks = process.cpu_time().ticks();
         let uid = process.last_uid();
         parent.send(SigInfo::child(signal, code, process.pid, uid, status, ticks));
@@ -182,19 +182,27 @@ fn notify_parent(process: &Process, parent: Option<&Process>) {
     parent.child_events.wake_all();
 }
 
-/// `si_code` and `si_status` of a process that ended so.
-pub(super) fn child_code(exit: Exit) -> (u32, i32) {
+/// `si_code` and `si_status` of `process`, which ended so.
+pub(super) fn child_code(process: &Process, exit: Exit) -> (u32, i32) {
     match exit {
         Exit::Status(status) => (linux::CLD_EXITED, status.into()),
-        // No core file is written, so none is announced.
+        Exit::Signal { signal, .. } if process.has_dumped.load(Ordering::Relaxed) => {
+            (linux::CLD_DUMPED, signal.into())
+        }
         Exit::Signal { signal, .. } => (linux::CLD_KILLED, signal.into()),
     }
 }
 
-/// The status that `wait` gives (`man 2 wait`).
-pub(super) fn wait_status(exit: Exit) -> i32 {
+/// `WCOREDUMP` looks for this.
+const DUMPED_STATUS: i32 = 0x80;
+
+/// The status that `wait` gives of `process`, which ended so (`man 2 wait`).
+pub(super) fn wait_status(process: &Process, exit: Exit) -> i32 {
     match exit {
         Exit::Status(status) => i32::from(status) << 8,
+        Exit::Signal { signal, .. } if process.has_dumped.load(Ordering::Relaxed) => {
+            i32::from(signal) | DUMPED_STATUS
+        }
         Exit::Signal { signal, .. } => signal.into(),
     }
 }

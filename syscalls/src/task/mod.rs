@@ -8,6 +8,7 @@
 //! are leaves, taken one at a time.
 
 pub(crate) mod clone;
+mod core_dump;
 pub mod credentials;
 pub(crate) mod exec;
 pub(crate) mod exit;

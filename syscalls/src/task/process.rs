@@ -64,6 +64,10 @@ pub struct Process {
     pub(super) times: Mutex<ProcessTimes>,
     /// [`crate::platform::Platform::monotonic_ns`] when it started.
     pub start_ns: u64,
+    /// Its core file, while that is written.
+    pub(super) dump: Mutex<Option<Arc<super::core_dump::Dump>>>,
+    /// Whether a core file of it has been written.
+    pub(super) has_dumped: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub(super) dumpable: AtomicU32,
     /// `PR_SET_CHILD_SUBREAPER`.
@@ -182,6 +186,8 @@ impl Process {
             limits: Mutex::new(parts.limits),
             times: Mutex::default(),
             start_ns: platform().monotonic_ns(),
+            dump: Mutex::new(None),
+            has_dumped: AtomicBool::new(false),
             dumpable: AtomicU32::new(parts.dumpable),
             is_subreaper: AtomicBool::new(false),
             thp_disabled: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 //! Resource limits (`man 2 getrlimit`).
 
+use hx_abi::config::RunConfig;
 use linux_raw_sys::general as linux;
 
 use super::{Capability, Ctx, Process, process::add};
@@ -84,6 +85,15 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Those of process 1. Core files are written where the host takes them.
+    pub(super) fn of_first(config: &RunConfig) -> Self {
+        let mut limits = Self::default();
+        if config.core {
+            limits.set(Resource::CORE, Limit { soft: INFINITY, hard: INFINITY });
+        }
+        limits
+    }
+
     /// One limit.
     #[must_use]
     pub fn get(&self, resource: Resource) -> Limit {

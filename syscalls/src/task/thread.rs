@@ -116,7 +116,7 @@ impl Thread {
             program: super::Program::default(),
             actions: Arc::default(),
             exit_signal: linux_raw_sys::general::SIGCHLD as i32,
-            limits: super::rlimit::Limits::default(),
+            limits: super::rlimit::Limits::of_first(&system.config),
             dumpable: 1,
             personality: 0,
         });

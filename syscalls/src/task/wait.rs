@@ -3,7 +3,6 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use hx_abi::link::Exit;
 use linux_raw_sys::general as linux;
 
 use super::{
@@ -34,7 +33,11 @@ enum Which {
 
 /// What a child has to tell.
 enum Event {
-    Ended(Exit),
+    /// The status as `wait4` gives it; `si_code` and `si_status`.
+    Ended {
+        status: i32,
+        told: (u32, i32),
+    },
     Stopped(u8),
     Continued,
 }
@@ -109,7 +112,10 @@ fn take_event(
             account_child(parent, child);
             reap(child, tasks);
         }
-        return Some(Event::Ended(exit));
+        return Some(Event::Ended {
+            status: wait_status(child, exit),
+            told: child_code(child, exit),
+        });
     }
     let mut job = child.job.lock();
     if options & WSTOPPED != 0
@@ -159,7 +165,7 @@ fn wait4(
     };
     let Some(found) = wait(ctx, &which, options.0 | WEXITED)? else { return Ok(0) };
     let status = match found.event {
-        Event::Ended(exit) => wait_status(exit),
+        Event::Ended { status, .. } => status,
         Event::Stopped(signal) => i32::from(signal) << 8 | STOPPED_STATUS,
         Event::Continued => CONTINUED_STATUS,
     };
@@ -205,7 +211,7 @@ fn waitid(
     }
     let told = found.as_ref().map(|found| {
         let (code, status) = match found.event {
-            Event::Ended(exit) => child_code(exit),
+            Event::Ended { told, .. } => told,
             Event::Stopped(signal) => (linux::CLD_STOPPED, signal.into()),
             Event::Continued => (linux::CLD_CONTINUED, SignalNumber::SIGCONT.number()),
         };

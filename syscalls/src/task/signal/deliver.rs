@@ -13,7 +13,7 @@ use crate::{
     Errno, SysResult,
     errno::is_restart,
     platform::platform,
-    task::{Ctx, Thread, exit},
+    task::{Ctx, Thread, core_dump, exit},
     user::UserAddr,
 };
 
@@ -106,6 +106,7 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
     }
     loop {
         if thread.must_exit.load(Ordering::SeqCst) {
+            core_dump::hand_in(ctx);
             exit::end_thread(ctx);
             return Next::Ended;
         }
@@ -173,10 +174,13 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
                 }
             }
             action @ (DefaultAction::Terminate | DefaultAction::Core) => {
-                process.begin_exit(Exit::Signal {
-                    signal: signal.number() as u8,
-                    core: action == DefaultAction::Core,
-                });
+                let core = action == DefaultAction::Core;
+                let exit = Exit::Signal { signal: signal.number() as u8, core };
+                if core && core_dump::is_wanted(process) {
+                    core_dump::end_with_dump(ctx, info, exit);
+                } else {
+                    process.begin_exit(exit);
+                }
             }
         },
         Handler::Function(handler) => enter_handler(ctx, info, &action, handler, interrupted),

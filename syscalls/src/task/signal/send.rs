@@ -126,12 +126,12 @@ impl Process {
     }
 
     /// Ends the whole process: every thread ends instead of returning to the application. The first
-    /// reason counts.
-    pub fn begin_exit(&self, exit: Exit) {
+    /// reason counts; gives whether this is it.
+    pub fn begin_exit(&self, exit: Exit) -> bool {
         {
             let mut group_exit = self.group_exit.lock();
             if group_exit.is_some() {
-                return;
+                return false;
             }
             *group_exit = Some(exit);
         }
@@ -140,6 +140,7 @@ impl Process {
         }
         self.resume();
         self.interrupt_all();
+        true
     }
 
     /// Whether the whole process is ending.
