@@ -106,6 +106,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME", env = "HERMIX_HOSTNAME", help_heading = "Program")]
     pub(crate) hostname: Option<String>,
 
+    /// Start a small program first that forwards signals to PROGRAM and reaps processes, as docker
+    /// run --init does
+    #[arg(long, env = "HERMIX_INIT", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue, help_heading = "Program")]
+    pub(crate) init: bool,
+
     /// Copy a file or directory of the host into the guest [env: HERMIX_VOLUME, one a line]
     #[arg(short, long, value_name = "HOST:GUEST[:ro]", action = ArgAction::Append)]
     #[arg(help_heading = "Files")]

@@ -12,7 +12,7 @@ use hx_abi::{
     config::{CONFIG_PATH, CONFIG_VERSION, RunConfig, Stream},
     cpio,
 };
-use hx_libraries::tree::{HostTree, normalize};
+use hx_libraries::tree::{Content, HostTree, normalize};
 use linux_raw_sys::general::S_IFREG;
 
 use crate::{
@@ -25,6 +25,12 @@ use crate::{
 
 /// File mode creation mask of the program: docker's.
 const UMASK: u32 = 0o022;
+
+/// Where [`INIT`] is in the guest.
+const INIT_PATH: &str = "/hermix-init";
+
+/// The program that `--init` starts first (`init/init.s`).
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hermix-init"));
 
 /// Who the program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +54,16 @@ pub(crate) fn configuration(
     rustix::rand::getrandom(&mut random_seed[..], rustix::rand::GetRandomFlags::empty())
         .map_err(|error| Error::Usage(format!("no random numbers from the host: {error}")))?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let program = program.as_os_str().as_bytes();
+    let mut argv: Vec<_> = settings.command.iter().map(|word| word.as_bytes().to_vec()).collect();
+    if settings.init {
+        argv.splice(..0, [INIT_PATH.into(), program.to_vec()]);
+    }
     let read_only = settings.volumes.iter().filter(|volume| volume.access == Access::ReadOnly);
     Ok(RunConfig {
         version: CONFIG_VERSION,
-        program: program.as_os_str().as_bytes().to_vec(),
-        argv: settings.command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        program: if settings.init { INIT_PATH.into() } else { program.to_vec() },
+        argv,
         env: environment(settings, &user, streams),
         cwd: settings.workdir.as_os_str().as_bytes().to_vec(),
         read_only: read_only.map(|volume| volume.guest.as_os_str().as_bytes().to_vec()).collect(),
@@ -149,7 +160,7 @@ fn table(settings: &Settings, path: &str) -> Vec<Vec<String>> {
     text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect()
 }
 
-/// The boot archive: the configuration, and what `-v` names.
+/// The boot archive: the configuration, what `-v` names, and what `--init` starts.
 ///
 /// # Errors
 /// Where a volume cannot be read.
@@ -167,6 +178,10 @@ pub(crate) fn boot_archive(settings: &Settings, config: &RunConfig) -> Result<Ve
         let host = fs::canonicalize(&volume.host).map_err(failed)?;
         let guest = normalize(&volume.guest);
         volumes.add_tree(&HostTree::new("/"), &host, &guest, &|_| false)?;
+    }
+    if settings.init {
+        let content = Content::bytes(INIT.to_vec());
+        volumes.make_up(INIT_PATH, S_IFREG | 0o755, content);
     }
     if let Some((path, error)) = volumes.drop_unreadable().pop() {
         return Err(Error::file("cannot read the volume's", path, error));

@@ -84,6 +84,10 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             let why = "--strace needs the names of all calls: leave out --specialise";
             return Err(Error::Usage(why.into()));
         }
+        if settings.init {
+            let why = "--init makes calls that the program may not make: leave out --specialise";
+            return Err(Error::Usage(why.into()));
+        }
         kernel = specialise::kernel(settings, list, &prepared, kernel)?;
     }
     let streams = terminal::streams();

@@ -53,6 +53,7 @@ struct File {
     workdir: Option<PathBuf>,
     user: Option<String>,
     hostname: Option<String>,
+    init: bool,
     volume: Vec<String>,
     rootfs: Option<PathBuf>,
     package: Vec<String>,
@@ -147,6 +148,8 @@ pub(crate) struct Settings {
     pub(crate) hostname: String,
     /// All `-v`.
     pub(crate) volumes: Vec<Volume>,
+    /// Start `hermix-init` first.
+    pub(crate) init: bool,
     /// Root file system named by the user.
     pub(crate) rootfs: Option<PathBuf>,
     /// Packages to add.
@@ -268,6 +271,7 @@ impl Settings {
             user: options.user.or(file.user),
             hostname,
             volumes: volumes.map(parse_volume).collect::<Result<_>>()?,
+            init: options.init || file.init,
             rootfs: options.rootfs.or(file.rootfs),
             packages,
             no_packages: options.no_packages || file.no_packages,

@@ -57,7 +57,31 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     let trial = |script: &'static Script| {
         expected.trial(format!("processes::{}", script.name), move || run(script))
     };
-    SCRIPTS.iter().map(trial).collect()
+    let init = |(name, script): (&str, &'static str)| {
+        expected.trial(format!("processes::init-{name}"), move || with_init(script))
+    };
+    let init = [("forwards", FORWARDS), ("dies", "kill -9 $$")].into_iter().map(init);
+    SCRIPTS.iter().map(trial).chain(init).collect()
+}
+
+/// Leaves an orphan, which nobody but process 1 waits for, then has process 1 signalled.
+const FORWARDS: &str = "echo \"process $$\"; (busybox sleep 0.1 &); busybox sleep 0.5
+    busybox cat /proc/[0-9]*/stat | busybox cut -d' ' -f3 | busybox grep -c Z
+    trap 'echo signalled; exit 5' TERM; kill -TERM 1
+    while :; do busybox sleep 0.05; done";
+
+/// `--init` beside the program that docker puts in front for it.
+fn with_init(script: &str) -> Result<(), String> {
+    let mut task = Task::new(["busybox", "sh", "-c", script]);
+    task.input = Input::Null;
+    let ours = {
+        let mut task = task.clone();
+        task.options.push("--init".to_owned());
+        hermix(&task)?
+    };
+    let front = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc", "tini", "--"];
+    task.command = front.map(Into::into).into_iter().chain(task.command).collect();
+    ours.compare(&native(&task)?)
 }
 
 fn run(script: &Script) -> Result<(), String> {
