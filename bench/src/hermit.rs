@@ -25,6 +25,19 @@ pub(crate) fn hermit_run() -> Result<PathBuf> {
     Ok(tool)
 }
 
+/// Hermix' kernel.
+///
+/// # Errors
+/// Where it is not built.
+pub(crate) fn kernel() -> Result<PathBuf> {
+    let kernel = env::var_os("HERMIX_KERNEL").map_or_else(
+        || repository().join("target/kernel/x86_64-unknown-none/kernel/hx-kernel"),
+        PathBuf::from,
+    );
+    ensure!(kernel.exists(), "{} is not built: run scripts/hx-bench", kernel.display());
+    Ok(kernel)
+}
+
 /// hermit-run with a program.
 pub(crate) struct HermitRun {
     tool: PathBuf,
@@ -53,11 +66,25 @@ impl HermitRun {
     /// # Errors
     /// Where it cannot be run.
     pub(crate) fn accel(&self) -> Result<String> {
-        let output = self.command(&["--dry-run"], &[]).output()?;
-        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = self.dry_run(&[])?;
         let mut words = line.split_whitespace().skip_while(|word| *word != "-accel").skip(1);
         let accel = words.next().with_context(|| format!("no -accel in {line:?}"))?;
         Ok(accel.split(',').next().unwrap_or(accel).to_owned())
+    }
+
+    /// How fast the guest's time stamp counter counts, where hermit-run knows it.
+    ///
+    /// # Errors
+    /// Where it cannot be run.
+    pub(crate) fn tsc_khz(&self, accel: &str) -> Result<Option<u64>> {
+        let line = self.dry_run(&["--accel", accel])?;
+        let words = line.split(['\'', ' ']);
+        Ok(words.filter_map(|word| word.strip_prefix("tsc_khz=")).find_map(|khz| khz.parse().ok()))
+    }
+
+    fn dry_run(&self, options: &[&str]) -> Result<String> {
+        let output = self.command(&[options, &["--dry-run"]].concat(), &[]).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
@@ -80,15 +107,14 @@ pub(crate) fn counting_qemu(folder: &Path) -> Result<String> {
     Ok(qemu.display().to_string())
 }
 
-/// Builds a C program, statically linked, beside its source's name in `folder`.
+/// Builds a C program, statically linked.
 ///
 /// # Errors
 /// Where gcc is missing or fails.
-pub(crate) fn build_static(source: &Path, folder: &Path) -> Result<PathBuf> {
-    let program = folder.join(source.file_stem().context("a source file has a name")?);
+pub(crate) fn build_static(sources: &[PathBuf], program: &Path) -> Result<()> {
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-static", "-o"]).arg(&program).arg(source);
+    gcc.args(["-O2", "-static", "-pthread", "-o"]).arg(program).args(sources).arg("-lm");
     let status = gcc.status().context("cannot start gcc")?;
-    ensure!(status.success(), "gcc could not build {}", source.display());
-    Ok(program)
+    ensure!(status.success(), "gcc could not build {}", program.display());
+    Ok(())
 }

@@ -11,50 +11,95 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use hx_abi::cpio::{self, Metadata};
 
-/// What process 1 is before it has `/dev`: the console exists in the initramfs.
-const INIT: &str = "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n/program ARGUMENTS\n\
-                    /bin/busybox reboot -f\n";
-/// Quiet, and a restart that the machine can do: QEMU ends instead.
-const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1";
+use crate::peers::Resources;
+
+/// What process 1 does: the console exists in the initramfs, the rest it makes.
+const INIT: &str = "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\n\
+                    /bin/busybox mount -t proc proc /proc\n/bin/busybox mount -t tmpfs tmp /tmp\n\
+                    /bin/busybox ifconfig lo 127.0.0.1 up\n\
+                    COMMAND\necho \"@ status $?\"\n/bin/busybox reboot -f\n";
+/// Quiet, without what it does against attacks that a virtual machine of one program does not fear, and
+/// with a restart that the machine can do: QEMU ends instead.
+pub(crate) const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=t panic=-1 mitigations=off";
 
 /// Everything that QEMU needs.
 pub(crate) struct LinuxGuest {
     kernel: PathBuf,
     initramfs: PathBuf,
-    memory: &'static str,
 }
 
 impl LinuxGuest {
-    /// Builds the initramfs for `program`, which gets `arguments`, in `folder`.
+    /// Builds the initramfs for a static `program`, which gets `arguments`, in `folder`.
     ///
     /// # Errors
     /// Where there is no kernel, or no busybox.
-    pub(crate) fn new(program: &Path, arguments: &str, folder: &Path) -> Result<Self> {
-        let busybox = fs::read("/bin/busybox").context("/bin/busybox (package busybox-static)")?;
-        let program = fs::read(program).with_context(|| program.display().to_string())?;
-        let init = INIT.replace("ARGUMENTS", arguments);
-        let mut image = Initramfs::default();
-        image.bytes("/bin/busybox", 0o755, &busybox)?;
-        image.console()?;
-        image.bytes("/init", 0o755, init.as_bytes())?;
-        image.bytes("/program", 0o755, &program)?;
-        let initramfs = folder.join("initramfs.cpio");
-        image.write(&initramfs)?;
-        Ok(Self { kernel: newest_kernel()?, initramfs, memory: "512M" })
+    pub(crate) fn new(program: &Path, arguments: &[String], folder: &Path) -> Result<Self> {
+        let files =
+            [("/bin/busybox".into(), "/bin/busybox".into()), (program.into(), "/program".into())];
+        Self::with_files("/program", arguments, &files, folder)
     }
 
-    /// The command line that runs it on `accel`, with more of QEMU's options.
-    pub(crate) fn command(&self, accel: &str, more: &[&str]) -> Command {
+    /// The same with files and folders of the host and their places: `program`, with its libraries, and
+    /// busybox are among them.
+    ///
+    /// # Errors
+    /// Where there is no kernel, or one of the files is missing.
+    pub(crate) fn with_files(
+        program: &str,
+        arguments: &[String],
+        files: &[(PathBuf, PathBuf)],
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = format!("'{program}'");
+        for argument in arguments {
+            command += &format!(" '{}'", argument.replace('\'', "'\\''"));
+        }
+        let mut image = Initramfs::default();
+        for name in ["/dev", "/proc", "/tmp"] {
+            image.folder(name)?;
+        }
+        image.console()?;
+        for (host, guest) in files {
+            image.tree(host, guest)?;
+        }
+        image.bytes("/init", 0o755, INIT.replace("COMMAND", &command).as_bytes())?;
+        let initramfs = folder.join("initramfs.cpio");
+        image.write(&initramfs)?;
+        Ok(Self { kernel: newest_kernel()?, initramfs })
+    }
+
+    /// Its initial file system.
+    pub(crate) fn initramfs(&self) -> &Path {
+        &self.initramfs
+    }
+
+    /// The command line that runs it with these resources and more of QEMU's options.
+    pub(crate) fn command(&self, resources: &Resources, more: &[&str]) -> Command {
+        let Resources { accel, memory, cpus, tsc_khz } = resources;
+        // Without it a busy host makes the guest doubt its counter, and its clock goes by ticks of 4 ms.
+        let tsc = tsc_khz.map(|khz| format!(" tsc=reliable clocksource=tsc tsc_early_khz={khz}"));
+        let append = COMMAND_LINE.to_owned() + &tsc.unwrap_or_default();
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-M", "microvm,acpi=off", "-accel", accel, "-cpu", "max", "-smp", "1"])
-            .args(["-m", self.memory, "-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-no-reboot", "-serial", "stdio", "-append", COMMAND_LINE, "-kernel"])
+        qemu.args(["-M", "microvm,acpi=off", "-accel", accel])
+            .args(["-cpu", if accel == "kvm" { "host" } else { "max" }, "-smp", &cpus.to_string()])
+            .args(["-m", memory, "-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-no-reboot", "-serial", "stdio", "-append", &append, "-kernel"])
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initramfs)
             .args(more)
             .stdin(Stdio::null());
         qemu
+    }
+}
+
+/// What went wrong in a guest that printed `text`, if anything did.
+pub(crate) fn problem_in(text: &str) -> Option<String> {
+    let mut statuses = text.lines().filter_map(|line| line.trim().strip_prefix("@ status "));
+    match statuses.next() {
+        Some("0") => None,
+        Some(status) => Some(format!("the program ended with status {status}")),
+        None => Some("the guest ended before the program did".into()),
     }
 }
 
@@ -161,12 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_guest_says_how_its_program_ended() {
+        assert_eq!(problem_in("@ end\r\n@ status 0\r\n"), None);
+        assert!(problem_in("@ status 139\r\n").unwrap().contains("139"));
+        assert!(problem_in("Kernel panic").is_some());
+    }
+
+    #[test]
     fn the_archive_can_be_read_back() {
         let metadata = Metadata { mode: 0o100_755, nlink: 1, ..Metadata::default() };
         let mut archive = plain_header("init", &metadata, INIT.len());
         archive.extend_from_slice(INIT.as_bytes());
         let entry = cpio::Reader::new(&archive).next().unwrap().unwrap();
         assert_eq!((entry.path, entry.data), (&b"init"[..], INIT.as_bytes()));
-        assert!(archive.len() < 400, "{}", archive.len());
+        assert!(archive.len() < 600, "{}", archive.len());
     }
 }

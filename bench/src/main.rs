@@ -1,11 +1,18 @@
 //! `hx-bench`: measures Hermix beside other ways to run a program.
 #![forbid(unsafe_code)]
 
-mod boot;
+mod compare;
 mod count;
+mod footprint;
+mod gate;
 mod hermit;
+mod host_files;
 mod linux_guest;
 mod net;
+mod peers;
+mod record;
+mod report;
+mod suites;
 mod summary;
 mod syscall;
 
@@ -19,29 +26,47 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-/// Measures Hermix beside other ways to run a program.
+/// Measures Hermix beside other ways to run a program: all suites, or those that are named.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(flatten)]
+    compare: compare::Options,
     #[command(subcommand)]
-    benchmark: Benchmark,
-    /// Write the result as JSON to this file as well.
-    #[arg(long, global = true, value_name = "FILE")]
-    json: Option<PathBuf>,
+    benchmark: Option<Benchmark>,
 }
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// From the start of a static hello to its end, beside a Linux guest that runs the same file.
-    Boot(boot::Options),
-    /// Servers on the network, beside the same natively and in a Linux guest.
-    Net(net::Options),
-    /// What a system call costs from a rewritten site, by LSTAR, and in a Linux guest.
-    Syscall(syscall::Options),
+    /// Compares the instructions of operations under Hermix with those that are noted
+    Gate(gate::Options),
+    /// Servers on the network, beside the same natively and in a Linux guest
+    Net {
+        #[command(flatten)]
+        options: net::Options,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// What a system call costs from a rewritten site, by LSTAR, and in a Linux guest
+    Syscall {
+        #[command(flatten)]
+        options: syscall::Options,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(clap::Args)]
+struct Json {
+    /// Write the result as JSON to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("hx-bench: {error:#}");
             ExitCode::FAILURE
@@ -49,22 +74,24 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<()> {
-    let (text, json) = match &options.benchmark {
-        Benchmark::Boot(boot) => printed(&boot::measure(boot)?)?,
-        Benchmark::Net(net) => printed(&net::measure(net)?)?,
-        Benchmark::Syscall(syscall) => printed(&syscall::measure(syscall)?)?,
-    };
-    print!("{text}");
-    if let Some(path) = &options.json {
-        std::fs::write(path, json + "\n").with_context(|| path.display().to_string())?;
+/// Whether all went well.
+fn run(options: &Options) -> Result<bool> {
+    match &options.benchmark {
+        None => compare::run(&options.compare),
+        Some(Benchmark::Gate(options)) => gate::check(options),
+        Some(Benchmark::Net { options, json }) => print(&net::measure(options)?, json),
+        Some(Benchmark::Syscall { options, json }) => print(&syscall::measure(options)?, json),
     }
-    Ok(())
 }
 
-/// A report as Markdown and as JSON.
-fn printed(report: &(impl fmt::Display + Serialize)) -> Result<(String, String)> {
-    Ok((report.to_string(), serde_json::to_string_pretty(report)?))
+/// Prints a report as text, and as JSON where that is wanted.
+fn print(report: &(impl fmt::Display + Serialize), json: &Json) -> Result<bool> {
+    print!("{report}");
+    if let Some(path) = &json.json {
+        let text = serde_json::to_string_pretty(report)? + "\n";
+        std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(true)
 }
 
 /// The repository's root.

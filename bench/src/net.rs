@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Rounds, of which the best counts: the host has other things to do as well
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Only these: native, hermix, linux-guest
+    /// Only these: native, hermix, linux-vm
     #[arg(long, value_delimiter = ',')]
     sides: Vec<String>,
     /// Functions of the profile of a redis GET
@@ -42,10 +42,10 @@ pub(crate) struct Options {
 
 /// One line of the table.
 #[derive(Serialize)]
-struct Line {
-    what: String,
-    unit: &'static str,
-    by_side: BTreeMap<&'static str, f64>,
+pub(crate) struct Line {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) by_side: BTreeMap<&'static str, f64>,
 }
 
 /// The result.
@@ -122,6 +122,34 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
         bench.instructions(&mut report)?;
     }
     Ok(report)
+}
+
+/// One run of redis and nginx on the peers of these names that are sides, for the comparison.
+///
+/// # Errors
+/// As [`measure`].
+pub(crate) fn one_round(accel: &str, requests: u32, peers: &[String]) -> Result<Vec<Line>> {
+    let order = [Side::Native, Side::Linux, Side::Hermix];
+    let is_wanted = |side: &Side| peers.iter().any(|peer| peer == side.name());
+    let options = Options {
+        accel: accel.to_owned(),
+        only: Vec::new(),
+        requests,
+        rounds: 1,
+        sides: Vec::new(),
+        functions: 0,
+    };
+    let folder = tempfile::tempdir()?;
+    let bench = Bench {
+        sides: Sides::new(folder.path(), accel)?,
+        order: order.into_iter().filter(is_wanted).collect(),
+        options: &options,
+        folder: folder.path(),
+    };
+    let mut lines = Vec::new();
+    bench.redis(&mut lines)?;
+    bench.nginx(&mut lines)?;
+    Ok(lines)
 }
 
 struct Bench<'a> {

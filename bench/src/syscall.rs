@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::{
     hermit::{COUNTING, HermitRun, build_static, counting_qemu},
     linux_guest::LinuxGuest,
+    peers::Resources,
     repository,
     summary::Summary,
 };
@@ -65,26 +66,29 @@ pub(crate) struct Report {
 /// Where something is missing, or a run does not say what it measured.
 pub(crate) fn measure(options: &Options) -> Result<Report> {
     let folder = tempfile::tempdir()?;
-    let program = build_static(&repository().join("bench/src/syscall.c"), folder.path())?;
+    let program = folder.path().join("syscall");
+    build_static(&[repository().join("bench/src/syscall.c")], &program)?;
     let hermit = HermitRun::new(&program)?;
     let accel = match &options.accel {
         Some(accel) => accel.clone(),
         None => hermit.accel()?,
     };
     let linux = (!options.without_linux)
-        .then(|| LinuxGuest::new(&program, "100", folder.path()))
+        .then(|| LinuxGuest::new(&program, &["100".into()], folder.path()))
         .transpose()?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..options.rounds {
         ours.push(run(&mut hermit.command(&["--accel", &accel], &["100"]))?);
         if let Some(linux) = &linux {
-            theirs.push(run(&mut linux.command(&accel, &[]))?);
+            theirs.push(run(&mut linux.command(&Resources::plain(&accel), &[]))?);
         }
     }
     let qemu = counting_qemu(folder.path())?;
     let counted = run(&mut hermit.command(&["--accel", "tcg", "--qemu", &qemu], &["20"]))?;
-    let linux_counted =
-        linux.as_ref().map(|linux| run(&mut linux.command("tcg", &COUNTING))).transpose()?;
+    let linux_counted = linux
+        .as_ref()
+        .map(|linux| run(&mut linux.command(&Resources::plain("tcg"), &COUNTING)))
+        .transpose()?;
     Ok(Report {
         accel,
         instructions: least(&counted)?,

@@ -1,7 +1,6 @@
 //! The ways in which a server runs.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
@@ -9,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
+    host_files::{libraries, which},
     linux_guest::{Initramfs, newest_kernel},
-    repository,
 };
 
 /// Longest time until a server answers.
@@ -51,7 +50,7 @@ impl Side {
         match self {
             Self::Native => "native",
             Self::Hermix => "hermix",
-            Self::Linux => "linux-guest",
+            Self::Linux => "linux-vm",
         }
     }
 }
@@ -107,11 +106,7 @@ impl Sides {
     /// Where hermit-run is not built.
     pub(crate) fn new(folder: &Path, accel: &str) -> Result<Self> {
         let hermit_run = crate::hermit::hermit_run()?;
-        let kernel = std::env::var_os("HERMIX_KERNEL").map_or_else(
-            || repository().join("target/kernel/x86_64-unknown-none/kernel/hx-kernel"),
-            PathBuf::from,
-        );
-        ensure!(kernel.exists(), "{} is not built", kernel.display());
+        let kernel = crate::hermit::kernel()?;
         Ok(Self { folder: folder.to_owned(), accel: accel.to_owned(), hermit_run, kernel })
     }
 
@@ -167,7 +162,8 @@ impl Sides {
         image.console()?;
         image.file(Path::new("/bin/busybox"), Path::new("/bin/busybox"))?;
         let program = which(&task.command[0])?;
-        for file in with_libraries(&program)? {
+        image.file(&program, &program)?;
+        for file in libraries(&program)? {
             image.file(&file, &file)?;
         }
         for path in ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache"] {
@@ -227,26 +223,6 @@ impl Sides {
 /// A port of the loopback interface that nobody has.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
-}
-
-/// A program in the usual places.
-fn which(name: &str) -> Result<PathBuf> {
-    let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
-    let found =
-        folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
-    found.with_context(|| format!("{name} is not installed"))
-}
-
-/// A program with its interpreter and libraries, as ldd finds them.
-fn with_libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
-    let mut files = BTreeSet::from([program.to_owned()]);
-    for word in String::from_utf8_lossy(&output.stdout).split_whitespace() {
-        if word.starts_with('/') {
-            files.insert(word.into());
-        }
-    }
-    Ok(files)
 }
 
 /// A module of the kernel.
