@@ -109,6 +109,16 @@ impl Wake for Waiter {
         self.woken.store(true, Ordering::Release);
         self.handle.unpark();
     }
+
+    /// Who has been woken and does not run yet sees what has come about since as well, but whatever
+    /// it does then, it does once: a wake-up for one is another one's.
+    fn wake_for(&self, _events: PollEvents) -> Woken {
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return Woken::No;
+        }
+        self.handle.unpark();
+        Woken::Yes
+    }
 }
 
 /// Why a wait ended without what was waited for.
@@ -198,18 +208,19 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes all shared entries and the exclusive one that has waited longest; gives whether there
-    /// was one.
+    /// Wakes all shared entries and, of the exclusive ones that have not been woken yet, the one that
+    /// has waited longest; gives whether there was one.
     pub fn wake_one(&self) -> Woken {
         let mut exclusive = Woken::No;
         if self.len.load(Ordering::SeqCst) != 0 {
             for entry in &*self.entries.lock() {
                 match (entry.sharing, exclusive) {
-                    (Sharing::Exclusive, Woken::Yes) => continue,
-                    (Sharing::Exclusive, Woken::No) => exclusive = Woken::Yes,
-                    (Sharing::Shared, _) => {}
+                    (Sharing::Exclusive, Woken::Yes) => {}
+                    (Sharing::Exclusive, Woken::No) => {
+                        exclusive = entry.target.wake_for(PollEvents::all());
+                    }
+                    (Sharing::Shared, _) => entry.target.wake(),
                 }
-                entry.target.wake();
             }
         }
         exclusive

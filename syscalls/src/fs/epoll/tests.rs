@@ -77,6 +77,18 @@ impl Fixture {
     }
 }
 
+/// A worker that has been woken for one connection, and will take only that, must not keep the next one
+/// from another worker: they are woken through [`WaitQueue::wake_one`] each.
+#[test]
+fn a_wake_up_for_one_is_not_spent_on_who_has_been_woken() {
+    let _process = TestProcess::new();
+    let queue = WaitQueue::new();
+    let waiters = [Waiter::current(), Waiter::current()];
+    let places = waiters.map(|waiter| queue.register(waiter, Sharing::Exclusive));
+    assert_eq!([(); 3].map(|()| queue.wake_one()), [Woken::Yes, Woken::Yes, Woken::No]);
+    drop(places);
+}
+
 fn drain(process: &TestProcess, file: &EventFd) {
     let io = Io { thread: &process.thread, flags: linux::O_NONBLOCK };
     let _ = file.read(io, &mut KernelBuffer::new(8), 0);
