@@ -31,14 +31,34 @@ global_asm!(
     r#"
     .text
 
-    // memcpy(to in rdi, from in rsi, len in rdx) -> to.
+    // memcpy(to in rdi, from in rsi, len in rdx) -> to. What is no multiple of a word ends with a word
+    // that overlaps the one before: most copies are of a few bytes.
     .balign 16
     .global memcpy
 memcpy:
     mov rax, rdi
     cmp rdx, 64
+    jae 1f
+    cmp edx, 16
     jb 3f
-    cmp byte ptr [rip + {slow_strings}], 0
+    // 16 to 63 bytes.
+4:  mov r8, [rsi + rdx - 16]
+    mov r9, [rsi + rdx - 8]
+    lea r10, [rdi + rdx - 16]
+    sub edx, 16
+    jz 9f
+8:  mov rcx, [rsi]
+    mov r11, [rsi + 8]
+    mov [rdi], rcx
+    mov [rdi + 8], r11
+    add rsi, 16
+    add rdi, 16
+    sub edx, 16
+    ja 8b
+9:  mov [r10], r8
+    mov [r10 + 8], r9
+    ret
+1:  cmp byte ptr [rip + {slow_strings}], 0
     je 5f
     mov rcx, rdx
     shr rcx, 6
@@ -52,25 +72,34 @@ memcpy:
     add rdi, 64
     dec rcx
     jnz 2b
-    // Less than 64 bytes: words, then bytes.
-3:  mov ecx, edx
-    shr ecx, 3
-    jz 6f
-4:  mov r8, [rsi]
+    cmp edx, 16
+    jae 4b
+    // Less than 16 bytes.
+3:  cmp edx, 8
+    jb 6f
+    mov r8, [rsi]
+    mov r9, [rsi + rdx - 8]
     mov [rdi], r8
-    add rsi, 8
-    add rdi, 8
-    dec ecx
-    jnz 4b
-6:  and edx, 7
-    jz 8f
-7:  mov r8b, [rsi]
+    mov [rdi + rdx - 8], r9
+    ret
+6:  cmp edx, 4
+    jb 7f
+    mov r8d, [rsi]
+    mov r9d, [rsi + rdx - 4]
+    mov [rdi], r8d
+    mov [rdi + rdx - 4], r9d
+    ret
+7:  test edx, edx
+    jz 10f
+    mov ecx, edx
+    shr ecx
+    mov r8b, [rsi]
+    mov r9b, [rsi + rcx]
+    mov r10b, [rsi + rdx - 1]
     mov [rdi], r8b
-    inc rsi
-    inc rdi
-    dec edx
-    jnz 7b
-8:  ret
+    mov [rdi + rcx], r9b
+    mov [rdi + rdx - 1], r10b
+10: ret
 5:  mov rcx, rdx
     shr rcx, 3
     and edx, 7
@@ -101,14 +130,24 @@ memset:
     add rdi, 64
     dec rcx
     jnz 2b
-3:  mov ecx, edx
-    shr ecx, 3
-    jz 6f
+3:  cmp edx, 16
+    jb 6f
+    mov [rdi + rdx - 16], rax
+    mov [rdi + rdx - 8], rax
+    sub edx, 16
+    jz 8f
 4:  mov [rdi], rax
-    add rdi, 8
-    dec ecx
-    jnz 4b
-6:  and edx, 7
+    mov [rdi + 8], rax
+    add rdi, 16
+    sub edx, 16
+    ja 4b
+    jmp 8f
+6:  cmp edx, 8
+    jb 9f
+    mov [rdi], rax
+    mov [rdi + rdx - 8], rax
+    jmp 8f
+9:  test edx, edx
     jz 8f
 7:  mov [rdi], al
     inc rdi
