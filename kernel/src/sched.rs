@@ -566,7 +566,7 @@ pub fn start() -> Result<core::convert::Infallible, OutOfMemory> {
     let idle = KernelThread::idle(Some(Stack::thread()?))?;
     per_cpu.idle.call_once(|| idle);
     // Another processor may have taken the thread already.
-    let next = per_cpu.take(0, |_| true).unwrap_or_else(idle_thread);
+    let next = per_cpu.take(0, |_| !OVERFLOWS.load(Ordering::Relaxed)).unwrap_or_else(idle_thread);
     let mut boot_rsp = 0;
     let rsp = install(next);
     crate::stats::program_starts();
@@ -585,9 +585,25 @@ pub fn start_secondary() -> ! {
     run_idle()
 }
 
+/// The kernel's stack is to overflow, to see what comes of that.
+static OVERFLOWS: AtomicBool = AtomicBool::new(false);
+
+/// Lets the first processor's stack overflow in place of running the program, for a test.
+pub fn overflow_the_stack() {
+    OVERFLOWS.store(true, Ordering::Relaxed);
+}
+
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    core::hint::black_box(depth) + recurse(core::hint::black_box(depth) + 1)
+}
+
 /// Where an idle thread starts.
 extern "C" fn idle_main() -> ! {
     finish_switch();
+    if OVERFLOWS.load(Ordering::Relaxed) {
+        recurse(0);
+    }
     run_idle()
 }
 

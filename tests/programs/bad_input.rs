@@ -47,7 +47,25 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
             refused(&task, "/no/such/folder")
         }),
     ];
-    cases.iter().map(|(name, body)| expected.trial(format!("bad-input::{name}"), *body)).collect()
+    let cases = cases.iter().chain(&[("kernel-stack-overflow", kernel_stack_overflow as Check)]);
+    cases.map(|(name, body)| expected.trial(format!("bad-input::{name}"), *body)).collect()
+}
+
+/// The kernel ends with a message where it runs out of stack, however little of that is left to say it.
+fn kernel_stack_overflow() -> Result<(), String> {
+    let script = "#!/bin/sh\nfor word; do shift\ncase $word in fresh=*) \
+                  word=\"provoke=stack-overflow $word\";; esac\n\
+                  set -- \"$@\" \"$word\"; done\nexec qemu-system-x86_64 \"$@\"\n";
+    let qemu = executable("qemu-with-a-word-more", script.as_bytes())?.command.remove(0);
+    let mut task = Task::new(["/bin/busybox", "true"]);
+    task.options = vec!["--qemu".into(), qemu.to_string_lossy().into_owned()];
+    let outcome = hermix(&task)?;
+    let text = String::from_utf8_lossy(&outcome.stderr);
+    if outcome.status == 125 && text.contains("kernel stack overflow") {
+        Ok(())
+    } else {
+        Err(outcome.show())
+    }
 }
 
 /// The run must fail before the limit with one line that holds `word`.

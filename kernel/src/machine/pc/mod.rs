@@ -113,6 +113,9 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     paging::init(info.ram()).map_err(|_| "too little memory for page tables")?;
     cpu::init(0)?;
     apic::init().map_err(|_| "too little memory for device mappings")?;
+    if word("provoke") == Some("stack-overflow") {
+        crate::sched::overflow_the_stack();
+    }
     clock::init(word("tsc_khz").and_then(number));
     smp::expect(word("cpus").and_then(number).unwrap_or(1) as usize);
     for device in info.parameters("virtio_mmio.device") {

@@ -75,6 +75,9 @@ const INTERRUPT_FLAG: u64 = 1 << 9;
 /// RFLAGS.TF.
 const TRAP_FLAG: u64 = 1 << 8;
 
+/// The bits above are the same for all of the kernel's stacks, and for nothing else.
+const STACKS_SHIFT: u32 = 40;
+
 /// Numbers with a stub entry of their own: all that Linux has.
 const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
 const KNOWN_ENTRY_LEN: usize = 16;
@@ -131,6 +134,15 @@ trap_common:
     je 4f
     cmp eax, 18
     je 4f
+    // So does a fault among the kernel's stacks: that is the interrupted one's guard page, and
+    // a frame below its pointer would fault again, for ever.
+    cmp eax, 14
+    jne 6f
+    mov rcx, cr2
+    shr rcx, {stacks_shift}
+    cmp ecx, {stacks_prefix}
+    je 4f
+6:
     mov rsp, [rdx + 64]
     and rsp, -16
     jmp 3f
@@ -576,6 +588,8 @@ load_recoverable:
     leaf_len = const LEAF_LEN,
     short_rsp = const SHORT_RSP,
     interrupt_flag = const INTERRUPT_FLAG,
+    stacks_shift = const STACKS_SHIFT,
+    stacks_prefix = const super::paging::KERNEL_STACKS >> STACKS_SHIFT,
     trap_flag = const TRAP_FLAG,
     known_numbers = const KNOWN_NUMBERS,
     known_entry_len = const KNOWN_ENTRY_LEN,
