@@ -82,6 +82,10 @@ pub enum LinkId {
 /// How long a connection attempt goes on: six retransmissions (`tcp_syn_retries`).
 const CONNECT_TIMEOUT_S: u64 = 127;
 
+/// How long an acknowledgement waits for data to go along with: Linux's least (`TCP_DELACK_MIN`). Two
+/// full segments are acknowledged at once.
+const ACK_DELAY: Duration = Duration::from_millis(40);
+
 /// How long data may go without an answer: fifteen retransmissions (`tcp_retries2`).
 const RETRANSMIT_TIMEOUT_NS: u64 = 924_000_000_000;
 
@@ -91,8 +95,12 @@ const ORPHAN_TIMEOUT_NS: u64 = 60_000_000_000;
 /// What a connection's socket is, for its application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    state: State,
-    receive_queue: usize,
+    /// TCP's state.
+    pub state: State,
+    /// Bytes to be read.
+    pub receive_queue: usize,
+    /// Bytes to be sent, or to be acknowledged.
+    pub send_queue: usize,
     is_writable: bool,
 }
 
@@ -174,6 +182,7 @@ impl Core {
         socket.set_tsval_generator(Some(timestamp));
         if link == LinkId::Card {
             socket.set_congestion_control(CongestionControl::Reno);
+            socket.set_ack_delay(Some(ACK_DELAY));
         } else {
             // Nothing is gained by waiting for an answer to go along with.
             socket.set_ack_delay(None);
@@ -240,14 +249,14 @@ impl Core {
         Snapshot {
             state: socket.state(),
             receive_queue: socket.recv_queue(),
+            send_queue: socket.send_queue(),
             is_writable: is_roomy(socket),
         }
     }
 
-    /// What has come about since `before`.
+    /// What has come about between two looks, of which `now` is the present one.
     #[must_use]
-    pub fn events_since(&self, before: Snapshot) -> PollEvents {
-        let now = self.snapshot();
+    pub fn events_between(&self, before: Snapshot, now: Snapshot) -> PollEvents {
         let mut events = PollEvents::empty();
         if now.state != before.state {
             events = self.poll();

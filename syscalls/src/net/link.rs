@@ -64,6 +64,8 @@ pub enum Carrier {
 /// What came of [`Link::transmit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
+    /// There was nothing to send.
+    Nothing,
     /// All that could be sent has been.
     All,
     /// The neighbour's hardware address is being asked for.
@@ -81,6 +83,7 @@ pub struct Link {
     reply: Vec<u8>,
     nobody: SocketSet<'static>,
     mtu: usize,
+    capabilities: DeviceCapabilities,
 }
 
 impl Link {
@@ -115,14 +118,17 @@ impl Link {
         let mut seed = [0; 8];
         platform().fill_random(&mut seed);
         config.random_seed = u64::from_ne_bytes(seed);
-        let mut device = Emit { carrier: &mut carrier, mtu, tokens: 0, packets: 0 };
+        let capabilities = carrier.capabilities(mtu);
+        let mut device =
+            Emit { carrier: &mut carrier, capabilities: &capabilities, tokens: 0, packets: 0 };
         let mut interface = Box::new(Interface::new(config, &mut device, instant(now_ns)));
         interface.update_ip_addrs(|own| {
             for (address, prefix) in addresses {
                 let _ = own.push(IpCidr::new((*address).into(), *prefix));
             }
         });
-        Self { interface, carrier, reply: Vec::new(), nobody: SocketSet::new(Vec::new()), mtu }
+        let nobody = SocketSet::new(Vec::new());
+        Self { interface, carrier, reply: Vec::new(), nobody, mtu, capabilities }
     }
 
     /// Sends what is for other networks through `gateway`.
@@ -162,8 +168,8 @@ impl Link {
         frame: &[u8],
         sockets: Option<&mut SocketSet<'static>>,
     ) {
-        let Self { interface, carrier, reply, nobody, mtu } = self;
-        let mut device = Feed { carrier, mtu: *mtu, frame: Some(frame), reply };
+        let Self { interface, reply, nobody, capabilities, .. } = self;
+        let mut device = Feed { capabilities, frame: Some(frame), reply };
         interface.poll_ingress_single(now, &mut device, sockets.unwrap_or(nobody));
     }
 
@@ -192,29 +198,43 @@ impl Link {
         self.reply.clear();
     }
 
-    /// Sends what a socket has to send.
-    pub fn transmit(&mut self, now: Instant, sockets: &mut SocketSet<'static>) -> Sent {
-        let mut device = Emit { carrier: &mut self.carrier, mtu: self.mtu, tokens: 0, packets: 0 };
-        loop {
+    /// Sends what a socket has to send; gives also when it wants to send next: a time that has passed
+    /// where that is now.
+    pub fn transmit(
+        &mut self,
+        now: Instant,
+        sockets: &mut SocketSet<'static>,
+    ) -> (Sent, Option<Instant>) {
+        // Most looks find nothing to send, and this is the cheapest way to know.
+        let mut at = self.interface.poll_at(now, sockets);
+        if at.is_none_or(|at| at > now) {
+            return (Sent::Nothing, at);
+        }
+        let Self { carrier, capabilities, .. } = self;
+        let mut device = Emit { carrier, capabilities, tokens: 0, packets: 0 };
+        while at.is_some_and(|at| at <= now) {
             let before = device.packets;
             let result = self.interface.poll_egress(now, &mut device, sockets);
             if result == PollResult::None && device.packets == before {
                 break;
             }
+            at = self.interface.poll_at(now, sockets);
         }
         let (tokens, packets) = (device.tokens, device.packets);
-        if tokens > packets {
+        let sent = if tokens > packets {
             Sent::NeighborUnknown
         } else if self.carrier.is_full() {
             Sent::Full
         } else {
             Sent::All
-        }
+        };
+        (sent, at)
     }
 
-    /// When the socket wants to send next; a time that has passed where it is now.
-    pub fn poll_at(&mut self, now: Instant, sockets: &SocketSet<'static>) -> Option<Instant> {
-        self.interface.poll_at(now, sockets)
+    /// Whether packets of the loopback interface have not come back yet.
+    #[must_use]
+    pub fn has_looped(&self) -> bool {
+        matches!(&self.carrier, Carrier::Loopback { queue, .. } if !queue.is_empty())
     }
 
     /// The next packet of the loopback interface.
@@ -255,11 +275,11 @@ impl Link {
 
     /// Lends the card for receiving: frames are delivered to what is left of the link.
     pub(super) fn split(&mut self) -> Option<(&mut (dyn NetworkDevice + 'static), Receiver<'_>)> {
-        let Self { interface, carrier, reply, nobody, mtu } = self;
+        let Self { interface, carrier, reply, nobody, capabilities, .. } = self;
         match carrier {
             Carrier::Loopback { .. } => None,
             Carrier::Card { device, .. } => {
-                Some((&mut **device, Receiver { interface, reply, nobody, mtu: *mtu }))
+                Some((&mut **device, Receiver { interface, reply, nobody, capabilities }))
             }
         }
     }
@@ -280,7 +300,7 @@ pub struct Receiver<'a> {
     interface: &'a mut Interface,
     reply: &'a mut Vec<u8>,
     nobody: &'a mut SocketSet<'static>,
-    mtu: usize,
+    capabilities: &'a DeviceCapabilities,
 }
 
 impl Receiver<'_> {
@@ -291,9 +311,8 @@ impl Receiver<'_> {
         frame: &[u8],
         sockets: Option<&mut SocketSet<'static>>,
     ) {
-        let mut none = Carrier::Loopback { queue: VecDeque::new(), spare: Vec::new() };
-        let Self { interface, reply, nobody, mtu } = self;
-        let mut device = Feed { carrier: &mut none, mtu: *mtu, frame: Some(frame), reply };
+        let Self { interface, reply, nobody, capabilities } = self;
+        let mut device = Feed { capabilities, frame: Some(frame), reply };
         interface.poll_ingress_single(now, &mut device, sockets.unwrap_or(nobody));
     }
 }
@@ -337,8 +356,7 @@ impl Carrier {
 
 /// smoltcp's view of a link that one frame has come in on.
 struct Feed<'a> {
-    carrier: &'a mut Carrier,
-    mtu: usize,
+    capabilities: &'a DeviceCapabilities,
     frame: Option<&'a [u8]>,
     reply: &'a mut Vec<u8>,
 }
@@ -380,14 +398,14 @@ impl Device for Feed<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        self.carrier.capabilities(self.mtu)
+        self.capabilities.clone()
     }
 }
 
 /// smoltcp's view of a link that is sent on.
 struct Emit<'a> {
     carrier: &'a mut Carrier,
-    mtu: usize,
+    capabilities: &'a DeviceCapabilities,
     /// Packets that smoltcp wanted to send.
     tokens: u32,
     /// Those of them that it sent, rather than ask for a neighbour.
@@ -403,6 +421,10 @@ struct Slot<'a> {
 /// Whether a frame asks for a neighbour: ARP, or a neighbour solicitation (RFC 4861 §4.3).
 fn is_solicitation(frame: &[u8]) -> bool {
     const NEIGHBOR_SOLICITATION: u8 = 135;
+    const ETHERTYPE_IPV4: [u8; 2] = [8, 0];
+    if frame.get(12..14) == Some(&ETHERTYPE_IPV4) {
+        return false;
+    }
     match wire::ip_of_frame(frame).and_then(Packet::parse) {
         None => true,
         Some(packet) => {
@@ -496,6 +518,6 @@ impl Device for Emit<'_> {
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        self.carrier.capabilities(self.mtu)
+        self.capabilities.clone()
     }
 }

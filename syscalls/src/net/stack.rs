@@ -330,7 +330,7 @@ impl Stack {
         let connection =
             Arc::new(Connection { local, remote, link, events, binding, core: Mutex::new(core) });
         inner.tables.flows.insert(flow, connection.clone());
-        inner.push(&connection);
+        inner.push(&connection, platform().monotonic_ns());
         self.finish(&mut inner);
         Ok(connection)
     }
@@ -356,7 +356,7 @@ impl Stack {
         let pending = core::mem::take(&mut *listener.pending.lock());
         for connection in pending {
             connection.core.lock().socket().abort();
-            inner.push(&connection);
+            inner.push(&connection, platform().monotonic_ns());
         }
         self.finish(&mut inner);
     }
@@ -369,7 +369,7 @@ impl Stack {
     ) -> T {
         let mut inner = self.inner.lock();
         let result = change(&mut connection.core.lock());
-        inner.push(connection);
+        inner.push(connection, platform().monotonic_ns());
         self.finish(&mut inner);
         result
     }
@@ -522,21 +522,20 @@ impl Tables {
         connection: &Arc<Connection>,
         core: &mut Core,
         before: Snapshot,
-        before_state: State,
         was_reset: bool,
     ) {
-        let state = core.state();
-        if state != before_state {
-            self.state_changed(connection, core, before_state, was_reset);
+        let now = core.snapshot();
+        if now.state != before.state {
+            self.state_changed(connection, core, before.state, was_reset);
         }
         if core.orphaned_ns.is_some() {
-            if core.peek().recv_queue() > 0 && !matches!(state, State::Closed) {
+            if now.receive_queue > 0 && !matches!(now.state, State::Closed) {
                 // Nobody will read it: the peer is told (RFC 1122 §4.2.2.13).
                 core.socket().abort();
                 self.mark_dirty(connection, core);
             }
         } else {
-            let events = core.events_since(before);
+            let events = core.events_between(before, core.snapshot());
             if !events.is_empty() && core.listener.is_none() {
                 connection.events.wake_for(events);
             }
@@ -689,10 +688,20 @@ impl Tables {
             None => return link.deliver(now, frame, None),
         };
         let mut core = connection.core.lock();
-        let (before, before_state) = (core.snapshot(), core.state());
+        let before = core.snapshot();
         core.heard_ns = now_ns;
         link.deliver(now, frame, Some(&mut core));
-        if core.state() == State::Listen {
+        let after = core.snapshot();
+        // A mere acknowledgement of everything: there is nothing to answer, and nothing to send.
+        let is_open = before.state == State::Established && after.state == State::Established;
+        if is_open && after.send_queue == 0 && flags == flag::ACK && packet.has_bare_tcp_header() {
+            let events = core.events_between(before, after);
+            if !events.is_empty() && core.orphaned_ns.is_none() {
+                connection.events.wake_for(events);
+            }
+            return;
+        }
+        if after.state == State::Listen {
             // It was not for this machine, or no segment to begin with.
             if let Some(listener) = core.listener.take().and_then(|listener| listener.upgrade()) {
                 listener.half_open.fetch_sub(1, Ordering::Relaxed);
@@ -701,7 +710,7 @@ impl Tables {
             self.remove(&connection);
             return;
         }
-        self.settle(&connection, &mut core, before, before_state, flags & flag::RST != 0);
+        self.settle(&connection, &mut core, before, flags & flag::RST != 0);
         self.mark_dirty(&connection, &mut core);
     }
 
@@ -795,8 +804,7 @@ impl Inner {
     }
 
     /// Sends what a connection has to send, and brings the tables up to date.
-    fn push(&mut self, connection: &Arc<Connection>) {
-        let now_ns = platform().monotonic_ns();
+    fn push(&mut self, connection: &Arc<Connection>, now_ns: u64) {
         let now = instant(now_ns);
         let Self { loopback, card, tables, own_deadline_ns, .. } = self;
         let link = match connection.link {
@@ -811,22 +819,26 @@ impl Inner {
         if core.is_gone {
             return;
         }
-        let (before, before_state) = (core.snapshot(), core.state());
-        if core.silence_ends_ns().is_some_and(|end| end <= now_ns) {
+        let before = core.snapshot();
+        let silence_ends_ns = core.silence_ends_ns();
+        if silence_ends_ns.is_some_and(|end| end <= now_ns) {
             core.socket().abort();
         }
-        let sent = link.transmit(now, &mut core.sockets);
-        tables.settle(connection, &mut core, before, before_state, false);
+        let (sent, at) = link.transmit(now, &mut core.sockets);
+        if sent != Sent::Nothing {
+            tables.settle(connection, &mut core, before, false);
+        }
         // A neighbour that does not answer is not waited for only to be told of the end.
-        let is_told = core.peek().remote_endpoint().is_none() || sent == Sent::NeighborUnknown;
-        let socket_gone = core.state() == State::Closed && is_told;
-        if socket_gone || core.state() == State::Listen {
+        let socket = core.peek();
+        let is_told = socket.remote_endpoint().is_none() || sent == Sent::NeighborUnknown;
+        let state = socket.state();
+        if state == State::Closed && is_told || state == State::Listen {
             core.is_gone = true;
             tables.remove(connection);
             return;
         }
         match sent {
-            Sent::All => {}
+            Sent::All | Sent::Nothing => {}
             Sent::NeighborUnknown => tables.stalled.push(connection.clone()),
             Sent::Full => {
                 tables.mark_dirty(connection, &mut core);
@@ -834,12 +846,12 @@ impl Inner {
                 return;
             }
         }
-        let mut at_ns = match link.poll_at(now, &core.sockets) {
+        let mut at_ns = match at {
             Some(at) if at <= now => now_ns + RETRY_NS,
             Some(at) => at.total_micros() as u64 * 1000,
             None => u64::MAX,
         };
-        if let Some(end) = core.silence_ends_ns() {
+        if let Some(end) = silence_ends_ns {
             at_ns = at_ns.min(end);
         }
         tables.schedule(connection, &mut core, at_ns);
@@ -847,8 +859,8 @@ impl Inner {
 
     /// Looks at everything that is there to be looked at.
     fn run(&mut self) {
+        let mut now_ns = platform().monotonic_ns();
         if self.own_deadline_ns != u64::MAX {
-            let now_ns = platform().monotonic_ns();
             if let Some(card) = self.card.as_mut().filter(|_| self.own_deadline_ns <= now_ns) {
                 self.output.retry(card, now_ns);
             }
@@ -856,36 +868,36 @@ impl Inner {
         }
         let mut budget = BURST;
         loop {
-            let before = budget;
-            self.receive_from_card(&mut budget);
-            self.receive_looped(&mut budget);
-            self.expire();
+            self.receive_from_card(now_ns, &mut budget);
+            self.receive_looped(now_ns, &mut budget);
+            self.expire(now_ns);
             let mut dirty = core::mem::take(&mut self.tables.dirty);
             for connection in dirty.drain(..) {
-                self.push(&connection);
+                self.push(&connection, now_ns);
             }
             if self.tables.dirty.is_empty() {
                 // Keeps the memory.
                 self.tables.dirty = dirty;
             }
-            if budget == before || budget == 0 {
+            // What the card has received meanwhile is seen before the processor idles.
+            if budget == 0 || !self.loopback.has_looped() {
                 break;
             }
+            now_ns = platform().monotonic_ns();
         }
         if budget == 0 {
-            self.own_deadline_ns = platform().monotonic_ns();
+            self.own_deadline_ns = now_ns;
         }
         if let Some(card) = &mut self.card {
             card.flush();
-            if let Some(at) = self.output.deadline_ns(platform().monotonic_ns()) {
+            if let Some(at) = self.output.deadline_ns(now_ns) {
                 self.own_deadline_ns = self.own_deadline_ns.min(at);
             }
         }
     }
 
-    fn receive_from_card(&mut self, budget: &mut usize) {
+    fn receive_from_card(&mut self, now_ns: u64, budget: &mut usize) {
         let Self { card: Some(card), tables, output, .. } = self else { return };
-        let now_ns = platform().monotonic_ns();
         while *budget > 0 {
             let mut finds_neighbors = false;
             {
@@ -918,8 +930,7 @@ impl Inner {
         }
     }
 
-    fn receive_looped(&mut self, budget: &mut usize) {
-        let now_ns = platform().monotonic_ns();
+    fn receive_looped(&mut self, now_ns: u64, budget: &mut usize) {
         let Self { loopback, tables, .. } = self;
         while *budget > 0
             && let Some(packet) = loopback.next_looped()
@@ -933,8 +944,7 @@ impl Inner {
     }
 
     /// Lets connections whose time has come go on.
-    fn expire(&mut self) {
-        let now_ns = platform().monotonic_ns();
+    fn expire(&mut self, now_ns: u64) {
         let tables = &mut self.tables;
         while tables.deadlines.peek().is_some_and(|Reverse(first)| first.at_ns <= now_ns) {
             let Some(Reverse(Deadline { at_ns, connection })) = tables.deadlines.pop() else {

@@ -76,7 +76,7 @@ pub struct TcpSocket {
 const PIECE: usize = 16 << 10;
 
 /// A buffer on the stack for transfers of up to this length.
-const SMALL: usize = 1024;
+const SMALL: usize = 256;
 
 /// Most connections that wait to be accepted (`/proc/sys/net/core/somaxconn`).
 pub const SOMAXCONN: u32 = 4096;
@@ -394,7 +394,9 @@ impl TcpSocket {
                     return Ok(done);
                 }
             }
-            if peeks || count > 0 && done + discarded >= wanted_all {
+            // What has come meanwhile is for the next call.
+            let is_drained = count >= queued && !waits_for_all;
+            if peeks || is_drained || done + discarded >= wanted_all {
                 return Ok(done + discarded);
             }
         }

@@ -147,6 +147,12 @@ impl<'a> Packet<'a> {
         self.payload.get(13).copied()
     }
 
+    /// Whether a TCP segment has no data.
+    #[must_use]
+    pub fn has_bare_tcp_header(&self) -> bool {
+        self.payload.get(12).is_some_and(|word| usize::from(word >> 4) * 4 == self.payload.len())
+    }
+
     /// Whether the checksum of a TCP or UDP packet is right, or left out where that is allowed.
     #[must_use]
     pub fn has_valid_checksum(&self) -> bool {
