@@ -9,6 +9,7 @@
 mod accel;
 mod accounts;
 mod cache;
+mod certificates;
 mod cli;
 mod console;
 mod core_file;

@@ -22,6 +22,7 @@ use hx_libraries::tree::{self, CpioTree, HostTree, Kind, Node, Tree};
 
 use crate::{
     cache::{self, Cache, Unlink},
+    certificates,
     error::{Error, Result, reason, say},
     image::{Image, make_up_essentials},
     locales,
@@ -295,6 +296,9 @@ fn build(
             with_essential: wants_own && runs_others,
         };
         add_packages(settings, &mut image, &additions)?;
+        if wants_own {
+            certificates::add(tree, &mut image, &needed)?;
+        }
         inputs.extend([packages::STATUS, SHELLS].map(PathBuf::from));
         // dpkg does not say when the administrator edits a package's settings.
         let settings = image.iter().filter(is_file).filter(|(path, _)| path.starts_with("/etc"));
