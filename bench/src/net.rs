@@ -1,6 +1,8 @@
 //! Network throughput: servers run natively, under Hermix and in a Linux guest with the same machine
 //! type, accelerator and network backend, with the same clients on the host.
 
+#[path = "../../run/src/backlog.rs"]
+mod backlog;
 mod sides;
 
 use std::{
@@ -191,13 +193,18 @@ impl Bench<'_> {
         lines: &mut Vec<Line>,
     ) -> Result<()> {
         let mut results: Vec<BTreeMap<&'static str, f64>> = vec![BTreeMap::new(); clients.len()];
+        let mut servers = Vec::new();
         for side in &self.order {
             let port = sides::free_port()?;
             let server = self.sides.start(*side, &task(*side, port), None)?;
             server.wait_until(|| is_ready(port))?;
+            servers.push((*side, port, server));
+        }
+        // In turns, so that what else the host does meets all of them.
+        for _ in 0..self.options.rounds {
             for (index, (what, _, client)) in clients.iter().enumerate() {
-                for _ in 0..self.options.rounds {
-                    let value = client(port)
+                for (side, port, server) in &servers {
+                    let value = client(*port)
                         .with_context(|| format!("{what}, {}: {}", side.name(), server.output()))?;
                     let best = results[index].entry(side.name()).or_insert(value);
                     *best = best.max(value);

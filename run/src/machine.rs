@@ -358,6 +358,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// QEMU's process.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     /// Ends the machine and says, in one line, what is known of the reason why it ended by itself.
     ///
     /// [`Error::ImageNotMapped`] where that is the reason, else [`Error::Machine`].

@@ -8,6 +8,7 @@
 
 mod accel;
 mod accounts;
+mod backlog;
 mod cache;
 mod certificates;
 mod cli;

@@ -10,7 +10,7 @@ use std::{
     ffi::OsString,
     fmt, fs,
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpListener, UdpSocket},
     path::{Path, PathBuf},
 };
 
@@ -316,6 +316,12 @@ impl Request {
 }
 
 impl Network {
+    /// Where the host's TCP clients connect to.
+    pub(crate) fn tcp_ports(&self) -> Vec<SocketAddrV4> {
+        let tcp = self.published.iter().filter(|port| port.protocol == Protocol::Tcp);
+        tcp.map(|port| SocketAddrV4::new(port.host_ip, port.host_port)).collect()
+    }
+
     /// QEMU's options for card and network.
     pub(crate) fn arguments(&self) -> Vec<OsString> {
         let backend = match &self.request.backend {

@@ -16,7 +16,7 @@ use hx_abi::{config::Stream, link::Exit};
 use serde::Serialize;
 
 use crate::{
-    accel,
+    accel, backlog,
     cache::{self, Cache},
     cli::Accel,
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
@@ -213,6 +213,12 @@ fn execute(
 ) -> Result<Outcome> {
     let outputs = outputs(settings)?;
     let mut machine = plan.start(boot)?;
+    let is_verbose = settings.verbosity == Verbosity::Verbose;
+    backlog::widen(machine.pid(), plan.network.tcp_ports(), move |error| {
+        if is_verbose {
+            say(&format!("one connection may wait at a published port: {error}"));
+        }
+    });
     let log = copy_log(settings, &mut machine)?;
     let Some(link) = machine.link.take() else {
         return Err(Error::Machine("the console link is gone".into()));

@@ -2,13 +2,14 @@
 
 use std::{
     fs::{self, File},
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use rustix::process::Pid;
 
 use crate::{
     host_files::{libraries, which},
@@ -133,6 +134,13 @@ impl Sides {
         let file = File::create(&log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        if side == Side::Linux {
+            // hermit-run does so by itself.
+            let port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, task.port);
+            super::backlog::widen(Pid::from_child(&child), vec![port], |error| {
+                eprintln!("hx-bench: one connection may wait at the Linux guest's port: {error}");
+            });
+        }
         Ok(Server { child, log })
     }
 
