@@ -173,6 +173,7 @@ pub struct Background {
     group: Group,
     shown: String,
     output: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<thread::JoinHandle<()>>,
 }
 
 /// Starts a command and does not wait for it. Its input is empty; what it writes is kept.
@@ -190,16 +191,17 @@ pub fn start(invocation: &Invocation) -> Result<Background, String> {
         group.0.stdout.take().map(|pipe| Box::new(pipe) as _),
         group.0.stderr.take().map(|pipe| Box::new(pipe) as _),
     ];
-    for mut pipe in pipes.into_iter().flatten() {
+    let readers = pipes.into_iter().flatten().map(|mut pipe| {
         let output = output.clone();
         thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut piece) {
                 lock(&output).extend_from_slice(&piece[..count]);
             }
-        });
-    }
-    Ok(Background { group, shown, output })
+        })
+    });
+    let readers = readers.collect();
+    Ok(Background { group, shown, output, readers })
 }
 
 fn lock(output: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
@@ -236,6 +238,22 @@ impl Background {
     #[must_use]
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&lock(&self.output)).into_owned()
+    }
+
+    /// Waits until the command has ended, and gives everything that it has written.
+    ///
+    /// # Errors
+    /// Where it does not end within `limit`.
+    pub fn wait_to_end(&mut self, limit: Duration) -> Result<String, String> {
+        match self.group.wait(limit) {
+            Ok(Some(_)) => {}
+            Ok(None) => return Err(format!("no end within {limit:?}: {}", self.shown)),
+            Err(error) => return Err(format!("{}: {error}", self.shown)),
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+        Ok(self.output())
     }
 
     /// Its process.

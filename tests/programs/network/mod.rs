@@ -3,6 +3,7 @@
 //! Servers run natively and under Hermix, each on a free port, and the same client talks to both.
 
 mod clients;
+mod families;
 mod servers;
 
 use std::{
@@ -30,6 +31,7 @@ const HOST: &str = "10.0.2.2";
 
 pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     let mut cases = servers::CASES.to_vec();
+    cases.extend(families::CASES);
     cases.extend(clients::CASES);
     let trial = |(name, body): (&str, Check)| expected.trial(format!("network::{name}"), body);
     cases.into_iter().map(trial).collect()
@@ -129,6 +131,12 @@ fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>, String> {
     let status = String::from_utf8_lossy(&answer[..end]).into_owned();
     let is_good = status.split(' ').nth(1) == Some("200");
     if is_good { Ok(answer[end + 4..].to_vec()) } else { Err(format!("answered {status:?}")) }
+}
+
+/// Ready when redis answers.
+fn answers_ping(address: SocketAddr) -> Result<(), String> {
+    let answer = talk(address, b"PING\r\nQUIT\r\n")?;
+    if answer == b"+PONG\r\n+OK\r\n" { Ok(()) } else { Err(format!("{answer:?}")) }
 }
 
 /// Ready when it answers a page.
