@@ -18,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 8;
+pub const CONFIG_VERSION: u32 = 9;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,8 @@ pub struct RunConfig {
     pub aslr: bool,
     /// Send a [`crate::link::Record::Trace`] line for every system call.
     pub strace: bool,
+    /// Send [`crate::link::Record::CallCounts`] at exit.
+    pub syscall_summary: bool,
     /// Send [`crate::link::Record::Stats`] at exit.
     pub stats: bool,
     /// Send a [`crate::link::Record::MissingFile`] for each path that the program looked up in vain.

@@ -84,6 +84,19 @@ pub struct Stats {
     pub counters: Vec<(String, u64)>,
 }
 
+/// How often a system call was made, for `--syscall-summary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCount {
+    /// Its number.
+    pub number: u32,
+    /// How often.
+    pub calls: u64,
+    /// How often it gave an error.
+    pub errors: u64,
+    /// How long all of them took, with what they waited for.
+    pub nanoseconds: u64,
+}
+
 /// Code of a file that has become executable, for `--rewrite-report`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Code {
@@ -146,6 +159,8 @@ pub enum Record {
         /// Its length in bytes: it may end in zeros.
         len: u64,
     },
+    /// The calls that were made, before [`Record::Exit`].
+    CallCounts(Vec<CallCount>),
 }
 
 /// A structured message from the host.

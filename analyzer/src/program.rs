@@ -109,6 +109,8 @@ pub struct Analysis {
     /// By number of the call, the values of the argument that decides; `None` where any may be.
     pub arguments: BTreeMap<u32, Option<BTreeSet<u64>>>,
     parents: HashMap<At, (At, &'static str)>,
+    /// The dynamic linkers.
+    interpreters: HashSet<u32>,
     reached: Vec<Vec<bool>>,
     taken: HashSet<At>,
 }
@@ -213,6 +215,7 @@ impl Linking<'_> {
         }
         if let Some(interpreter) = interpreter {
             let interpreter = self.add_file(&interpreter, Scope::Global, world)?;
+            self.analysis.interpreters.insert(interpreter);
             self.root_entry(interpreter);
         }
         self.root_entry(program);
@@ -775,6 +778,17 @@ fn is_stub(node: &crate::summary::Node) -> bool {
 }
 
 impl Analysis {
+    /// Whether the program may execute others. A dynamic linker does so by itself only where it is the
+    /// program (`ld.so PROGRAM`, `man 8 ld.so`).
+    #[must_use]
+    pub fn executes_others(&self) -> bool {
+        const EXECVE: u32 = 59;
+        const EXECVEAT: u32 = 322;
+        let calls = [EXECVE, EXECVEAT].into_iter().filter_map(|number| self.calls.get(&number));
+        let mut sites = calls.flat_map(|call| &call.sites);
+        sites.any(|((file, _), _, _)| !self.interpreters.contains(file))
+    }
+
     fn unknown(&self, (at, address): (At, u64), reason: &str) -> Unresolved {
         let file = &self.files[at.0 as usize];
         Unresolved {

@@ -447,3 +447,25 @@ fn damaged_files_are_no_danger() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{flags:?}: {:?}", begin.elapsed());
     }
 }
+
+#[test]
+fn the_dynamic_linker_does_not_execute_others_by_itself() {
+    let fixture = Fixture::new();
+    let compile = |name: &str, source: &str| {
+        let file = fixture.dir.path().join(format!("{name}.c"));
+        fs::write(&file, source).unwrap();
+        let output = fixture.dir.path().join(name);
+        let mut gcc = Command::new("gcc");
+        assert!(gcc.args(["-O2", "-w", "-o"]).args([&output, &file]).status().unwrap().success());
+        analyse(
+            &HostTree::new("/"),
+            &Cache::open(),
+            &Request { program: output, ..Request::default() },
+        )
+        .unwrap()
+    };
+    let hello = compile("hello", "int main(void) { puts(\"hello\"); return 0; }");
+    assert!(hello.names().contains("execve") && !hello.executes_others());
+    let shell = compile("shell", "int main(void) { execl(\"/bin/true\", \"true\", 0); return 1; }");
+    assert!(shell.executes_others());
+}

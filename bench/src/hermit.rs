@@ -118,3 +118,20 @@ pub(crate) fn build_static(sources: &[PathBuf], program: &Path) -> Result<()> {
     ensure!(status.success(), "gcc could not build {}", program.display());
     Ok(())
 }
+
+/// Builds a C program as `program`.
+///
+/// # Errors
+/// Where the compiler is missing or fails.
+pub(crate) fn build_with(
+    compiler: &str,
+    flags: &[&str],
+    source: &Path,
+    program: &Path,
+) -> Result<PathBuf> {
+    let mut command = Command::new(compiler);
+    command.args(flags).arg("-o").arg(program).arg(source);
+    let status = command.status().with_context(|| format!("cannot start {compiler}"))?;
+    ensure!(status.success(), "{compiler} could not build {}", source.display());
+    Ok(program.to_owned())
+}

@@ -1,6 +1,7 @@
 //! `hx-bench`: measures Hermix beside other ways to run a program.
 #![forbid(unsafe_code)]
 
+mod analyze;
 mod compare;
 mod count;
 mod footprint;
@@ -40,6 +41,13 @@ struct Options {
 enum Benchmark {
     /// Compares the instructions of operations under Hermix with those that are noted
     Gate(gate::Options),
+    /// The calls that hx-analyze finds beside those that strace sees, and kernels made from them
+    Analyze {
+        #[command(flatten)]
+        options: analyze::Options,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Servers on the network, beside the same natively and in a Linux guest
     Net {
         #[command(flatten)]
@@ -79,6 +87,11 @@ fn run(options: &Options) -> Result<bool> {
     match &options.benchmark {
         None => compare::run(&options.compare),
         Some(Benchmark::Gate(options)) => gate::check(options),
+        Some(Benchmark::Analyze { options, json }) => {
+            let report = analyze::measure(options)?;
+            print(&report, json)?;
+            Ok(!report.has_missed())
+        }
         Some(Benchmark::Net { options, json }) => print(&net::measure(options)?, json),
         Some(Benchmark::Syscall { options, json }) => print(&syscall::measure(options)?, json),
     }

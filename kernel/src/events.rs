@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alloc::sync::Arc;
 use hx_abi::link::{Decoder, Event, Kind};
+use hx_syscalls::net::NETWORK_CALLS;
+use hx_syscalls::parts::Part;
 use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::task::{
     System,
@@ -51,6 +53,8 @@ static NETWORK_LOOK: AtomicU64 = AtomicU64::new(u64::MAX);
 /// The processor whose timer is set for that.
 static NETWORK_LOOK_CPU: AtomicUsize = AtomicUsize::new(0);
 
+static PART_NETWORK: Part<fn(u64)> = Part::new(NETWORK_CALLS, poll_network);
+
 /// Lets the network stack have what the card has received.
 fn poll_network(now_ns: u64) {
     let is_due = now_ns >= NETWORK_LOOK.load(Ordering::Relaxed);
@@ -81,7 +85,9 @@ pub fn poll() {
     // The timer may have fired: what comes next has to be set.
     cpu.note_work(CpuWork::TIMER);
     let now = clock::now_ns();
-    poll_network(now);
+    if let Some(poll_network) = PART_NETWORK.get() {
+        poll_network(now);
+    }
     let due = SYSTEM_TIMER.load(Ordering::SeqCst);
     // Where somebody has just set another time, that stands.
     if now >= due

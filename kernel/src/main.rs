@@ -59,7 +59,7 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
         Err(message) => fatal(format_args!("{message}")),
     };
     log_port::set_level(config.log_level);
-    if config.strace || config.rewrite_check {
+    if config.strace || config.syscall_summary || config.rewrite_check {
         machine::watch_all_calls();
     }
     if config.rewrite_check {

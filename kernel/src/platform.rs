@@ -7,8 +7,9 @@ use hx_abi::link::{Kind, MAX_PAYLOAD, Record, header};
 use hx_syscalls::{
     Errno,
     mm::{CodePatcher, PageTable},
-    net::device::NetworkDevice,
+    net::{NETWORK_CALLS, device::NetworkDevice},
     page::OutOfMemory,
+    parts::Part,
     platform::{CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
     task::{System, Thread},
     user::UserAddr,
@@ -30,6 +31,11 @@ pub static KERNEL: Kernel = Kernel { realtime_offset_ns: AtomicU64::new(0) };
 pub struct Kernel {
     realtime_offset_ns: AtomicU64,
 }
+
+type OpenCard = fn() -> Option<Box<dyn NetworkDevice>>;
+
+/// The network card's driver.
+static PART_CARD: Part<OpenCard> = Part::new(NETWORK_CALLS, machine::network::open);
 
 /// The bytes of part of a frame.
 fn frame_at(frame: Frame, offset: usize) -> *mut u8 {
@@ -201,7 +207,7 @@ impl Platform for Kernel {
     }
 
     fn network_device(&self) -> Option<Box<dyn NetworkDevice>> {
-        machine::network::open()
+        PART_CARD.get()?()
     }
 
     fn fill_random(&self, out: &mut [u8]) {

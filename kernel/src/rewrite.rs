@@ -108,7 +108,8 @@ fn entry_for(number: Number, leaves: Leaves) -> u64 {
 impl Rewriter {
     /// For a process that has no code yet.
     pub fn new(system: &Arc<System>) -> Arc<Self> {
-        let is_watched = system.config.strace || system.config.rewrite_check;
+        let config = &system.config;
+        let is_watched = config.strace || config.syscall_summary || config.rewrite_check;
         let leaves = if is_watched { Leaves::Dispatched } else { Leaves::Direct };
         Arc::new(Self { system: Arc::downgrade(system), leaves, modules: RwLock::new(Vec::new()) })
     }

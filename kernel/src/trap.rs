@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use hx_abi::link::Record;
 use hx_syscalls::{
     Ctx, SysResult,
     mm::{Access, Fault},
@@ -188,6 +189,10 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
         if task::return_to_user(ctx, result.take()) == Next::Ended {
             let system = &ctx.thread.process.system;
             if let Some(exit) = system.ended() {
+                if let Some(summary) = &system.summary {
+                    let record = Record::CallCounts(summary.counts());
+                    machine::link::transmit(&record.to_frame(), &[]);
+                }
                 let wanted = system.config.stats;
                 crate::end(exit, if wanted { Report::Stats } else { Report::Nothing });
             }

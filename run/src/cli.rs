@@ -213,6 +213,12 @@ pub(crate) struct Options {
     #[arg(action = ArgAction::SetTrue, help_heading = "Observing")]
     pub(crate) rewrite_check: bool,
 
+    /// Say how often each system call was made and how long it took, beside those that the program can
+    /// reach, on standard error or in FILE
+    #[arg(long, value_name = "FILE", env = "HERMIX_SYSCALL_SUMMARY", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "-", help_heading = "Observing")]
+    pub(crate) syscall_summary: Option<PathBuf>,
+
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "PROGRAM", hide = true)]
     pub(crate) command: Vec<OsString>,

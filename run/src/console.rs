@@ -25,7 +25,7 @@ use std::{
 
 use hx_abi::{
     config::Stream,
-    link::{self, Code, Decoder, Event, Exit, Kind, Record, STDIN_WINDOW, Stats},
+    link::{self, CallCount, Code, Decoder, Event, Exit, Kind, Record, STDIN_WINDOW, Stats},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -60,6 +60,8 @@ pub(crate) struct Outcome {
     pub(crate) exit: Option<Exit>,
     /// Counters, where they were asked for.
     pub(crate) stats: Option<Stats>,
+    /// Calls that were made, where that was asked for.
+    pub(crate) calls: Vec<CallCount>,
     /// Code that became executable, in order.
     pub(crate) code: Vec<Code>,
     /// Paths that the program looked for in vain, each once, in order.
@@ -381,6 +383,7 @@ impl Main {
             Message::Record(Record::CallLeftOut { number, address, file, offset }) => {
                 say(&crate::specialise::left_out(number, address, &file, offset));
             }
+            Message::Record(Record::CallCounts(calls)) => self.outcome.calls = calls,
             Message::Record(Record::Stats(stats)) => self.outcome.stats = Some(stats),
             Message::Record(Record::Code(code)) => self.outcome.code.push(code),
             // The receiver writes traces and core files, and keeps the end to itself.

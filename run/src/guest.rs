@@ -78,6 +78,7 @@ pub(crate) fn configuration(
         random_seed,
         aslr: settings.aslr,
         strace: settings.strace.is_some(),
+        syscall_summary: settings.syscall_summary.is_some(),
         stats: settings.stats
             || settings.json.is_some()
             || settings.rewrite_report.is_some()

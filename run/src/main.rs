@@ -10,6 +10,7 @@ mod accel;
 mod accounts;
 mod backlog;
 mod cache;
+mod call_summary;
 mod certificates;
 mod cli;
 mod console;

@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::{
     accel, backlog,
     cache::{self, Cache},
+    call_summary,
     cli::Accel,
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
     core_file::CoreFiles,
@@ -52,6 +53,8 @@ struct Summary<'a> {
     accel: &'static str,
     /// Whether the root image came out of the cache.
     image_cached: bool,
+    /// System calls of the kernel, where it was made for the program.
+    kernel_calls: Option<usize>,
     /// Length of the root image.
     image_bytes: u64,
     /// hermit-run's own work before QEMU starts.
@@ -79,16 +82,20 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let mut kernel = find_kernel(settings)?;
     let network = settings.network.open()?;
     let prepared = located.image(settings)?;
+    let mut kernel_calls = None;
     if let Some(list) = &settings.specialise {
-        if settings.strace.is_some() {
-            let why = "--strace needs the names of all calls: leave out --specialise";
+        if settings.strace.is_some() || settings.rewrite_check {
+            let why = "--strace and --rewrite-check need all calls: leave out --specialise";
             return Err(Error::Usage(why.into()));
         }
         if settings.init {
             let why = "--init makes calls that the program may not make: leave out --specialise";
             return Err(Error::Usage(why.into()));
         }
-        kernel = specialise::kernel(settings, list, &prepared, kernel)?;
+        if let Some((special, calls)) = specialise::kernel(settings, list, &prepared, &kernel)? {
+            kernel = special;
+            kernel_calls = Some(calls);
+        }
     }
     let streams = terminal::streams();
     let config = guest::configuration(settings, &prepared.program, streams)?;
@@ -152,6 +159,13 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     })?;
     let exit = outcome.exit.unwrap_or(Exit::Status(STATUS_FAILED));
     report(settings, &outcome);
+    if let Some(output) = &settings.syscall_summary {
+        let config = specialise::reachable(settings, &prepared)?;
+        let reachable = config.map(|config| config.calls.into_iter().collect());
+        let text = call_summary::table(&outcome.calls, reachable.as_ref());
+        // As with other reports: who closes standard error does not want them.
+        let _ = sink(output)?.write_all(text.as_bytes());
+    }
     let rewriting = if settings.rewrite_report.is_some() || settings.rewrite_map.is_some() {
         let rewriting = Rewriting::new(&prepared.root, &outcome)?;
         if let Some(output) = &settings.rewrite_report {
@@ -183,6 +197,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             core_files: outcome.core_files.iter().map(|path| path.to_string_lossy()).collect(),
             accel: plan.engine.names().0,
             image_cached: prepared.origin == Origin::Cached,
+            kernel_calls,
             image_bytes: prepared.root.len,
             prepare_ms: milliseconds(started.duration_since(begin)),
             run_ms: milliseconds(ran),

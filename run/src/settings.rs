@@ -78,6 +78,7 @@ struct File {
     no_aslr: bool,
     no_rewrite: bool,
     rewrite_report: Option<PathBuf>,
+    syscall_summary: Option<PathBuf>,
     rewrite_map: Option<PathBuf>,
     rewrite_check: bool,
 }
@@ -184,6 +185,8 @@ pub(crate) struct Settings {
     pub(crate) rewrite: bool,
     /// Where to report what was rewritten.
     pub(crate) rewrite_report: Option<Output>,
+    /// Where to say how often each system call was made.
+    pub(crate) syscall_summary: Option<Output>,
     /// Where to write the map of the stubs.
     pub(crate) rewrite_map: Option<PathBuf>,
     /// Make rewritten calls both ways.
@@ -293,6 +296,7 @@ impl Settings {
             aslr: !(options.no_aslr || file.no_aslr),
             rewrite: !(options.no_rewrite || file.no_rewrite),
             rewrite_report: options.rewrite_report.or(file.rewrite_report).and_then(output),
+            syscall_summary: options.syscall_summary.or(file.syscall_summary).and_then(output),
             rewrite_map: options.rewrite_map.or(file.rewrite_map),
             rewrite_check: options.rewrite_check || file.rewrite_check,
             command: options.command,

@@ -1,10 +1,11 @@
 //! `--specialise`: a kernel with only the system calls that the program can reach.
 //!
 //! What is analysed is the root image, so that the result holds for the libraries, modules and
-//! programs that the guest has, and for no others. The kernel is built by `cargo xtask kernel
-//! --config` where this is the workspace's hermit-run, and kept by what it was made from.
+//! programs that the guest has, and for no others. The kernel is linked ([`hx_linker`]) from parts that
+//! `cargo xtask kernel --parts` has compiled, and kept by what it was made from.
 
 use std::{
+    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -12,6 +13,7 @@ use std::{
     os::unix::{ffi::OsStrExt, fs::FileExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::SystemTime,
 };
 
 use hx_abi::ROOT_IMAGE_ADDR;
@@ -21,6 +23,8 @@ use hx_analyze::{
     report::{KernelConfig, name},
 };
 use hx_libraries::tree::{CpioTree, Kind, Tree};
+use hx_linker::{LinkError, Selection};
+use serde::Deserialize;
 
 use crate::{
     cache::Cache,
@@ -32,11 +36,14 @@ use crate::{
 /// The list that stands for what the program can reach.
 const AUTO: &str = "auto";
 
+/// The file name extension of the object that kernels are linked from.
+const PARTS_EXTENSION: &str = "parts";
+
 /// Calls that the kernel makes a program do: to go on with one that was interrupted.
 const ALWAYS: [&str; 2] = ["restart_syscall", "rt_sigreturn"];
 
-/// The kernel to run: one made for the program, or `full` where the program may make any call or
-/// none can be built.
+/// A kernel made for the program, with the number of its calls; `None` where the program may make any
+/// call or none can be made.
 ///
 /// # Errors
 /// Where the list cannot be read, or the kernel does not build.
@@ -44,8 +51,8 @@ pub(crate) fn kernel(
     settings: &Settings,
     list: &Path,
     prepared: &Prepared,
-    full: PathBuf,
-) -> Result<PathBuf> {
+    full: &Path,
+) -> Result<Option<(PathBuf, usize)>> {
     let config =
         if list == Path::new(AUTO) {
             reachable(settings, prepared)?
@@ -57,43 +64,72 @@ pub(crate) fn kernel(
                 Error::Usage(format!("{}: {}", list.display(), error.message()))
             })?)
         };
-    let Some(mut config) = config else { return Ok(full) };
+    let Some(mut config) = config else { return Ok(None) };
     config.calls.extend(ALWAYS.map(str::to_owned));
     config.calls.sort();
     config.calls.dedup();
-    // Not yet part of what is left out: the same kernel for all.
-    config.arguments.clear();
     let text = config.to_toml();
+    let Some(parts) = parts(settings, full)? else { return Ok(None) };
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
-    let unreadable = |error| Error::file("cannot read", &full, error);
-    fs::read(&full).map_err(unreadable)?.hash(&mut hasher);
+    let version = fs::metadata(&parts).and_then(|about| Ok((about.len(), about.modified()?)));
+    version.map_err(|error| Error::file("cannot read", &parts, error))?.hash(&mut hasher);
+    let count = config.calls.len();
     let cache = Cache::open()?;
     let path = cache.path(&format!("{:016x}.kernel", hasher.finish()));
     if path.is_file() {
-        return Ok(path);
+        // Used: not to be removed before it is loaded.
+        let now = fs::FileTimes::new().set_modified(SystemTime::now());
+        let _ = File::open(&path).and_then(|file| file.set_times(now));
+        return Ok(Some((path, count)));
     }
-    let Some(workspace) = workspace(&full) else {
-        tell(settings, "there is nothing to build a kernel with; the full one is used");
-        return Ok(full);
+    // For the user to read.
+    cache.write(&path.with_extension("toml"), text.as_bytes())?;
+    let selection = Selection {
+        calls: config.calls.into_iter().collect(),
+        arguments: config
+            .arguments
+            .into_iter()
+            .map(|(k, v)| (k, v.into_iter().collect()))
+            .collect(),
     };
-    let list = path.with_extension("toml");
-    cache.write(&list, text.as_bytes())?;
-    tell(settings, &format!("building a kernel with {} system calls", config.calls.len()));
+    match hx_linker::link(&parts, &selection, &path) {
+        Ok(()) => Ok(Some((path, count))),
+        Err(LinkError::NoLinker(error)) => {
+            tell(settings, &format!("ld cannot be started ({error}); the full kernel is used"));
+            Ok(None)
+        }
+        Err(error) => Err(Error::Machine(format!("no kernel can be made: {error}"))),
+    }
+}
+
+/// The object that kernels are linked from: beside the full kernel, and no older. It is compiled
+/// where that is possible; `None` where it is not.
+fn parts(settings: &Settings, full: &Path) -> Result<Option<PathBuf>> {
+    let parts = full.with_extension(PARTS_EXTENSION);
+    let modified = |path: &Path| fs::metadata(path).and_then(|about| about.modified()).ok();
+    if modified(&parts).is_some_and(|when| Some(when) >= modified(full)) {
+        return Ok(Some(parts));
+    }
+    let workspace = workspace(full).filter(|dir| full.starts_with(dir.join("target/kernel")));
+    let Some(workspace) = workspace else {
+        tell(settings, "there is nothing to make a kernel from; the full one is used");
+        return Ok(None);
+    };
+    tell(settings, "compiling the kernel's parts, once");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut cargo = Command::new(cargo);
-    cargo.args(["xtask", "kernel", "--config"]).arg(&list).arg("--output").arg(&path);
-    let output = cargo.current_dir(workspace).stdin(Stdio::null()).output();
-    match output {
-        Ok(output) if output.status.success() => Ok(path),
+    cargo.args(["xtask", "kernel", "--parts"]);
+    match cargo.current_dir(workspace).stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => Ok(Some(parts)),
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
             let last = text.lines().rfind(|line| !line.is_empty()).unwrap_or("").to_owned();
-            Err(Error::Usage(format!("the kernel does not build: {last}")))
+            Err(Error::Usage(format!("the kernel's parts do not compile: {last}")))
         }
         Err(error) => {
             tell(settings, &format!("cargo cannot be started ({error}); the full kernel is used"));
-            Ok(full)
+            Ok(None)
         }
     }
 }
@@ -112,8 +148,52 @@ fn workspace(kernel: &Path) -> Option<PathBuf> {
     places.map(Path::to_path_buf).find(|dir| dir.join("xtask/Cargo.toml").is_file())
 }
 
-/// The calls that the program can reach with the files of its image; `None` for any.
-fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
+/// The calls that the program can reach with the files of its image; `None` for any. The answer is
+/// kept beside the image.
+pub(crate) fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
+    let kept = if settings.no_cache { None } else { kept_answer(settings, prepared)? };
+    let text = kept.as_ref().and_then(|path| fs::read_to_string(path).ok());
+    if let Some(answer) = text.and_then(|text| toml::from_str::<Answer>(&text).ok()) {
+        return Ok(answer.calls.map(|calls| KernelConfig { calls, arguments: answer.arguments }));
+    }
+    let config = analyse_image(settings, prepared)?;
+    if let Some(path) = kept {
+        // What cannot be kept is found again.
+        let text = config.as_ref().map_or_else(String::new, KernelConfig::to_toml);
+        let _ = Cache::open()?.write(&path, text.as_bytes());
+    }
+    Ok(config)
+}
+
+/// What [`reachable`] keeps: empty for any call.
+#[derive(Deserialize)]
+struct Answer {
+    calls: Option<Vec<String>>,
+    #[serde(default)]
+    arguments: BTreeMap<String, Vec<u64>>,
+}
+
+/// Where [`reachable`] keeps its answer: named by all that decides it.
+fn kept_answer(settings: &Settings, prepared: &Prepared) -> Result<Option<PathBuf>> {
+    let Ok(me) = env::current_exe() else { return Ok(None) };
+    let Ok(about) = fs::metadata(&me) else { return Ok(None) };
+    let mut hasher = DefaultHasher::new();
+    (about.len(), about.modified().ok()).hash(&mut hasher);
+    // The image is named by its content.
+    (&prepared.root.path, prepared.root.len, &prepared.program).hash(&mut hasher);
+    LINKER_VARIABLES.map(|name| variable(settings, name)).hash(&mut hasher);
+    Ok(Some(Cache::open()?.path(&format!("{:016x}.calls", hasher.finish()))))
+}
+
+/// Variables of the program that the dynamic linker reads.
+const LINKER_VARIABLES: [&str; 2] = ["LD_LIBRARY_PATH", "LD_PRELOAD"];
+
+fn variable(settings: &Settings, name: &str) -> Option<OsString> {
+    let found = settings.env.iter().rfind(|(key, _)| key.as_os_str() == OsStr::new(name));
+    found.map(|(_, value)| value.clone())
+}
+
+fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
     let root = &prepared.root;
     let failed = |error| Error::file("cannot read", &root.path, error);
     let mut archive = vec![0; usize::try_from(root.len).unwrap_or(usize::MAX)];
@@ -122,23 +202,15 @@ fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelCo
     let tree = CpioTree::new(archive)
         .map_err(|error| Error::Machine(format!("the root image is damaged: {error}")))?;
     let summaries = if settings.no_cache { Summaries::none() } else { Summaries::open() };
-    let variable = |name: &str| -> Option<OsString> {
-        let found = settings.env.iter().rfind(|(key, _)| key.as_os_str() == OsStr::new(name));
-        found.map(|(_, value)| value.clone())
-    };
-    let mut request = Request {
-        program: prepared.program.clone(),
-        library_path: variable("LD_LIBRARY_PATH"),
-        preload: variable("LD_PRELOAD"),
-        also: Vec::new(),
-    };
+    let [library_path, preload] = LINKER_VARIABLES.map(|name| variable(settings, name));
+    let mut request =
+        Request { program: prepared.program.clone(), library_path, preload, also: Vec::new() };
     let analyse = |request: &Request| -> Result<Analysis> {
         analyse(&tree, &summaries, request)
             .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))
     };
     let mut analysis = analyse(&request)?;
-    let names = analysis.names();
-    let executes = names.contains("execve") || names.contains("execveat");
+    let executes = analysis.executes_others();
     if executes || !analysis.assumptions.is_empty() {
         let loads = !analysis.assumptions.is_empty();
         others(&tree, Path::new("/"), loads, executes, &mut request.also);

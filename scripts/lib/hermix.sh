@@ -40,7 +40,7 @@ hermix_ready() {
     stamp=$repo/target/.ready-$1
     shift
     if [ -e "$stamp" ] && [ -z "$(cd "$repo" && find Cargo.toml Cargo.lock rust-toolchain.toml \
-        .cargo abi analyzer bench kernel loader rewriter run scripts syscalls xtask \
+        .cargo abi analyzer bench kernel libraries linker loader rewriter run scripts syscalls xtask \
         -newer "$stamp" -print -quit)" ]; then
         return
     fi

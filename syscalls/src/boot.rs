@@ -15,6 +15,7 @@ use crate::{
         walk::{Final, Lookup},
     },
     page::PAGE_SIZE,
+    parts::{PATH_CALLS, Part},
     platform::{ThreadStart, VectorState},
     task::{
         Credentials, System, Thread,
@@ -88,11 +89,9 @@ pub fn boot(
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
     let mut mounted = fs::devfs::mount(&system.vfs);
-    // Without a call that takes a path nobody can look there, and the linker drops what they show.
-    if const { crate::table::takes_paths() } {
-        mounted = mounted
-            .and_then(|()| fs::proc::mount(&system.vfs, Arc::downgrade(&system)))
-            .and_then(|()| fs::sysfs::mount(&system.vfs));
+    // Without a call that takes a path nobody can look there.
+    if let Some(mount) = PART_PSEUDO_FILES.get() {
+        mounted = mounted.and_then(|()| mount(&system));
     }
     mounted.map_err(|errno| BootError::Devices { reason: describe(errno).into() })?;
     for path in &config.read_only {
@@ -144,6 +143,14 @@ pub fn boot(
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+type Mount = fn(&Arc<System>) -> Result<(), Errno>;
+
+/// `/proc` and `/sys`.
+static PART_PSEUDO_FILES: Part<Mount> = Part::new(PATH_CALLS, |system| {
+    fs::proc::mount(&system.vfs, Arc::downgrade(system))?;
+    fs::sysfs::mount(&system.vfs)
+});
 
 #[cfg(test)]
 mod tests;

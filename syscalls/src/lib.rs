@@ -35,6 +35,7 @@ pub mod mm;
 pub mod net;
 pub mod page;
 pub mod parking;
+pub mod parts;
 pub mod platform;
 pub mod strace;
 /// The atomics of [`parking`], which its models replace.
@@ -42,6 +43,7 @@ mod atomic {
     pub(crate) use core::sync::atomic::{AtomicBool, Ordering};
 }
 
+pub mod summary;
 pub mod sync;
 pub mod table;
 pub mod task;

@@ -1,11 +1,9 @@
 //! The system call table.
 //!
 //! Each family of calls lists its own in a `CALLS` array made by [`calls!`]; [`TABLE`] is put
-//! together from those arrays when the kernel is compiled. A call that the configuration leaves out
-//! is not in the table, so the linker drops its handler and all that only it used.
-//!
-//! The configuration is a list of names, `kernel.toml`, which `cargo xtask kernel --config` gives to
-//! the compiler in `HERMIX_KERNEL_CALLS`. Without one every call is in the table.
+//! together from those arrays when the kernel is compiled. For a kernel with only what a program needs
+//! (`kernel.toml`), the linker puts [`left_out`] into [`ENTRIES`] for the other calls, and drops their
+//! handlers and all that only they used: see [`crate::parts`].
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -281,62 +279,6 @@ const FAMILIES: &[&[Call]] = &[
     crate::time::TIMER_CALLS,
 ];
 
-/// The configuration: names of calls, each followed by a comma.
-const SELECTED: Option<&str> = option_env!("HERMIX_KERNEL_CALLS");
-
-/// Whether the kernel is made with the call of this name.
-#[must_use]
-pub const fn is_selected(name: &str) -> bool {
-    match SELECTED {
-        None => true,
-        Some(list) => is_listed(list.as_bytes(), name.as_bytes()),
-    }
-}
-
-/// Whether the kernel is made for one program, with what that needs only.
-#[must_use]
-pub const fn is_specialised() -> bool {
-    SELECTED.is_some()
-}
-
-/// Whether any call of the table takes a path.
-#[must_use]
-pub const fn takes_paths() -> bool {
-    let mut number = 0;
-    while number < TABLE_LEN {
-        if let Some(call) = &TABLE[number] {
-            let mut index = 0;
-            while index < call.parameters.len() {
-                if matches!(call.parameters[index].1, ArgKind::Str) {
-                    return true;
-                }
-                index += 1;
-            }
-        }
-        number += 1;
-    }
-    false
-}
-
-/// Whether `name` is one of the names in `list`, each of which a comma follows.
-const fn is_listed(list: &[u8], name: &[u8]) -> bool {
-    let mut start = 0;
-    while start < list.len() {
-        let mut end = start;
-        let mut equal = true;
-        while end < list.len() && list[end] != b',' {
-            let at = end - start;
-            equal = equal && at < name.len() && list[end] == name[at];
-            end += 1;
-        }
-        if equal && end - start == name.len() {
-            return true;
-        }
-        start = end + 1;
-    }
-    false
-}
-
 /// By number.
 pub static TABLE: [Option<Call>; TABLE_LEN] = build();
 
@@ -349,9 +291,7 @@ const fn build() -> [Option<Call>; TABLE_LEN] {
         while index < calls.len() {
             let number = calls[index].number as usize;
             assert!(table[number].is_none(), "a system call is in two families");
-            if is_selected(calls[index].name) {
-                table[number] = Some(calls[index]);
-            }
+            table[number] = Some(calls[index]);
             index += 1;
         }
         family += 1;
@@ -371,17 +311,15 @@ const fn entries() -> [Entry; TABLE_LEN] {
     while family < FAMILIES.len() {
         let mut index = 0;
         while index < FAMILIES[family].len() {
-            entries[FAMILIES[family][index].number as usize] = left_out;
+            let call = &FAMILIES[family][index];
+            entries[call.number as usize] = call.entry;
             index += 1;
         }
         family += 1;
     }
-    let mut number = 0;
-    while number < TABLE_LEN {
-        if let Some(call) = &TABLE[number] {
-            entries[number] = call.entry;
-        }
-        number += 1;
+    if crate::parts::are_linked_later() {
+        // Where the linker takes it from; `not_implemented` is before it.
+        entries[TABLE_LEN - 1] = left_out;
     }
     entries
 }
@@ -412,8 +350,16 @@ extern "C" fn left_out(ctx: &mut Ctx<'_>) -> i64 {
 /// # Errors
 /// The call's own.
 pub fn dispatch(ctx: &mut Ctx<'_>, number: u64) -> SysResult {
+    let thread = ctx.thread;
+    match &thread.process.system.summary {
+        None => dispatch_uncounted(ctx, number),
+        Some(summary) => summary.count(ctx, number, |ctx| dispatch_uncounted(ctx, number)),
+    }
+}
+
+fn dispatch_uncounted(ctx: &mut Ctx<'_>, number: u64) -> SysResult {
     // A kernel for one program has no names: what shows calls is left out as well.
-    if is_specialised() {
+    if crate::parts::are_linked_later() {
         return match ENTRIES.get(number as usize) {
             Some(entry) => from_register(entry(ctx)),
             None => Err(Errno::ENOSYS),
@@ -439,18 +385,18 @@ const _: () = assert!(linux::__NR_statx < TABLE_LEN as u32);
 
 #[cfg(test)]
 mod tests {
-    use super::is_listed;
+    use super::{ArgKind, TABLE};
+    use crate::parts::PATH_CALLS;
 
     #[test]
-    fn names_are_listed_as_a_whole() {
-        let list = b"openat,read,getpid,";
-        for name in [&b"openat"[..], b"read", b"getpid"] {
-            assert!(is_listed(list, name));
+    fn the_calls_with_paths_are_listed() {
+        let takes_path = |call: &&super::Call| call.parameters.iter().any(|p| p.1 == ArgKind::Str);
+        let named: alloc::vec::Vec<_> = PATH_CALLS.split(',').collect();
+        for call in TABLE.iter().flatten().filter(takes_path) {
+            assert!(named.contains(&call.name), "{} takes a path", call.name);
         }
-        for name in [&b"open"[..], b"readv", b"ead", b"", b"get,pid", b"write"] {
-            assert!(!is_listed(list, name));
+        for name in named {
+            assert!(TABLE.iter().flatten().any(|call| call.name == name), "{name} is no call");
         }
-        assert!(!is_listed(b"", b"read"));
-        assert!(is_listed(b"read", b"read"));
     }
 }

@@ -574,6 +574,7 @@ pub fn test_config() -> RunConfig {
         random_seed: [0; 32],
         aslr: false,
         strace: false,
+        syscall_summary: false,
         stats: false,
         missing_files: false,
         rewrite: false,

@@ -66,6 +66,9 @@ const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
 const BASE_ENV: [(&str, &str); 4] =
     [("HOME", "/root"), ("LANG", "C.UTF-8"), ("PATH", PATH), ("TZ", "UTC0")];
 
+/// Options that do not go with a specialised kernel.
+const NEED_ALL_CALLS: [&str; 4] = ["--strace", "--rewrite-check", "--init", "--kernel"];
+
 /// Longest time for a native run.
 const NATIVE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -140,13 +143,17 @@ pub(crate) fn hermix_invocation(task: &Task) -> Result<Invocation, String> {
         "XDG_RUNTIME_DIR",
         "HERMIX_ACCEL",
         "HERMIX_NO_REWRITE",
-        // To run on specialised kernels, which are built the first time.
-        "HERMIX_SPECIALISE",
         "CARGO",
         "CARGO_HOME",
         "RUSTUP_HOME",
     ] {
         host_env.extend(env::var_os(name).map(|value| (name.into(), value)));
+    }
+    // To run on specialised kernels: all but what needs the full one.
+    let needs_all = task.options.iter().any(|option| NEED_ALL_CALLS.contains(&&**option));
+    if !needs_all {
+        let specialise = env::var_os("HERMIX_SPECIALISE");
+        host_env.extend(specialise.map(|value| ("HERMIX_SPECIALISE".into(), value)));
     }
     host_env.extend(env::var_os("HERMIX_TEST_CPUS").map(|value| ("HERMIX_CPUS".into(), value)));
     Ok(Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() })

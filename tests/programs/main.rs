@@ -2,7 +2,7 @@
 //! needs: hermit-run and the kernel.
 //!
 //! `$HERMIX_RUN` names another hermit-run than the one in `target/release`; `$HERMIX_TEST_CPUS` is the
-//! number of virtual CPUs of each guest.
+//! number of virtual CPUs of each guest; `HERMIX_SPECIALISE=auto` gives each program a kernel of its own.
 #![forbid(unsafe_code)]
 
 mod bad_input;
@@ -16,6 +16,7 @@ mod network;
 mod processes;
 mod real;
 mod rewriting;
+mod specialised;
 mod threaded;
 
 use std::{fs, process::ExitCode};
@@ -48,6 +49,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     trials.extend(core_files::trials(&expected));
     trials.extend(network::trials(&expected));
     trials.extend(rewriting::trials(&expected));
+    trials.extend(specialised::trials(&expected)?);
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
     let names: Vec<String> = trials.iter().map(|trial| trial.name().to_owned()).collect();

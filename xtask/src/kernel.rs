@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use hx_linker::Selection;
+
 use crate::{repository, run};
 
 const TARGET: &str = "x86_64-unknown-none";
@@ -65,7 +67,7 @@ impl Toolchain {
     }
 
     /// `cargo SUBCOMMAND` for the kernel, without a folder for its products.
-    fn cargo(self, subcommand: &str) -> Command {
+    fn cargo(self, subcommand: &str, profile: &str) -> Command {
         let mut cargo = match self {
             Self::Rustup => Command::new("cargo"),
             Self::Debian => {
@@ -83,9 +85,9 @@ impl Toolchain {
             cargo.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
         }
         cargo
-            .args(["--quiet", "--locked", "--package", "hx-kernel", "--profile", "kernel"])
+            .args(["--quiet", "--locked", "--package", "hx-kernel", "--profile", profile])
             .args(["--target", TARGET])
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags().join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(profile).join("\x1f"))
             .env_remove("RUSTFLAGS")
             .current_dir(repository());
         cargo
@@ -105,7 +107,7 @@ fn rustup_has_target() -> bool {
 }
 
 /// The kernel's code generation and link options: everything that is not in `Cargo.toml`.
-fn rustflags() -> Vec<String> {
+fn rustflags(profile: &str) -> Vec<String> {
     let mut flags = vec![
         "-Clinker=ld".to_owned(),
         "-Clinker-flavor=ld".to_owned(),
@@ -116,7 +118,7 @@ fn rustflags() -> Vec<String> {
         "-Cforce-frame-pointers=yes".to_owned(),
     ];
     let script = linker_script();
-    if script.exists() {
+    if profile == "kernel" && script.exists() {
         flags.push(format!("-Clink-arg=-T{}", script.display()));
     }
     flags
@@ -133,41 +135,48 @@ fn linker_script() -> PathBuf {
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::choose()?;
     relink_after_script_change()?;
-    run(toolchain.cargo("build").args(["--target-dir", TARGET_DIR]))?;
+    run(toolchain.cargo("build", "kernel").args(["--target-dir", TARGET_DIR]))?;
     if !crate::kernel_image().exists() {
         bail!("cargo reports success but left no {}", crate::kernel_image().display());
     }
     Ok(())
 }
 
-/// Builds a kernel with only the system calls that a file lists, at `output`.
+/// Builds the object that kernels with a configuration are linked from.
 ///
 /// # Errors
-/// Where the file lists what is no system call, or the kernel does not compile.
+/// As [`build`].
+pub(crate) fn build_parts() -> Result<()> {
+    let toolchain = Toolchain::choose()?;
+    let mut cargo = toolchain.cargo("rustc", "kernel-parts");
+    cargo.args(["--target-dir", TARGET_DIR, "--features", "parts"]);
+    // Nothing is linked to its place yet, nor left out.
+    run(cargo.args(["--", "-Clink-arg=-r", "-Clink-arg=--no-gc-sections"]))?;
+    let object = repository().join(TARGET_DIR).join(TARGET).join("kernel-parts/hx-kernel");
+    let to = parts();
+    fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
+    fs::copy(&object, &to).with_context(|| format!("cannot copy {object:?} to {to:?}"))?;
+    Ok(())
+}
+
+/// Where [`build_parts`] puts it.
+fn parts() -> PathBuf {
+    crate::kernel_image().with_extension("parts")
+}
+
+/// Links a kernel with only the system calls that a file lists, at `output`.
+///
+/// # Errors
+/// Where the file lists what is no system call, or the kernel's parts do not compile.
 pub(crate) fn build_specialised(config: &Path, output: &Path) -> Result<()> {
     let text = fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
-    let table: toml::Table = text.parse().with_context(|| format!("{config:?}"))?;
-    let calls = table.get("calls").and_then(toml::Value::as_array);
-    let calls = calls.with_context(|| format!("{config:?}: no list of calls"))?;
-    let mut list = String::new();
-    for call in calls {
-        let name = call.as_str().with_context(|| format!("{config:?}: {call:?} is no name"))?;
-        if name.parse::<syscalls::Sysno>().is_err() {
-            bail!("{config:?}: {name:?} is no system call");
-        }
-        list.push_str(name);
-        list.push(',');
+    let selection: Selection = toml::from_str(&text).with_context(|| format!("{config:?}"))?;
+    if let Some(name) = selection.calls.iter().find(|n| n.parse::<syscalls::Sysno>().is_err()) {
+        bail!("{config:?}: {name:?} is no system call");
     }
-    // A folder of its own, so that the full kernel stays as it is.
-    let folder = "target/kernel-specialised";
-    let toolchain = Toolchain::choose()?;
-    let mut cargo = toolchain.cargo("build");
-    run(cargo.args(["--target-dir", folder]).env("HERMIX_KERNEL_CALLS", list))?;
-    let built = repository().join(folder).join(TARGET).join("kernel/hx-kernel");
-    // A name of its own first: others may build the same.
-    let new = output.with_extension(format!("{}.new", std::process::id()));
-    fs::copy(&built, &new).with_context(|| format!("cannot copy {built:?} to {new:?}"))?;
-    fs::rename(&new, output).with_context(|| format!("cannot create {output:?}"))
+    build_parts()?;
+    hx_linker::link(&parts(), &selection, output)?;
+    Ok(())
 }
 
 /// Builds a kernel with features beside the one without.
@@ -178,7 +187,7 @@ pub(crate) fn build_with(features: &str) -> Result<()> {
     let toolchain = Toolchain::choose()?;
     // A folder of its own: cargo would replace the image in the first.
     let folder = "target/kernel-with-features";
-    let mut cargo = toolchain.cargo("build");
+    let mut cargo = toolchain.cargo("build", "kernel");
     run(cargo.args(["--target-dir", folder, "--features", features]))?;
     let image = repository().join(folder).join(TARGET).join("kernel/hx-kernel");
     let name = format!("hx-kernel-{}", features.replace(',', "-"));
@@ -194,7 +203,7 @@ pub(crate) fn build_with(features: &str) -> Result<()> {
 /// Where clippy finds something.
 pub(crate) fn clippy() -> Result<()> {
     let toolchain = Toolchain::choose()?;
-    let mut clippy = toolchain.cargo("clippy");
+    let mut clippy = toolchain.cargo("clippy", "kernel");
     clippy.args(["--target-dir", TARGET_DIR]);
     if toolchain == Toolchain::Debian && !Path::new("/usr/bin/cargo-clippy").exists() {
         println!("kernel clippy: skipped, Debian's rust-web-clippy is not installed");

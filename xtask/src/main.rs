@@ -32,6 +32,10 @@ enum Task {
         /// Where to put a kernel with a configuration.
         #[arg(long, value_name = "FILE", requires = "config")]
         output: Option<PathBuf>,
+        /// As an object from which kernels with a configuration are linked; beside the other
+        /// kernel, as `hx-kernel.parts`.
+        #[arg(long, conflicts_with_all = ["config", "features"])]
+        parts: bool,
         /// With these features of hx-kernel, separated by commas; beside the other kernel, as
         /// `hx-kernel-FEATURES`.
         #[arg(long, conflicts_with = "config")]
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Task::Kernel { config: Some(config), output: Some(output), .. } => {
             kernel::build_specialised(&config, &output)
         }
+        Task::Kernel { parts: true, .. } => kernel::build_parts(),
         Task::Kernel { .. } => kernel::build(),
         Task::KernelClippy => kernel::clippy(),
         Task::KernelCheck => image::check(),

@@ -13,6 +13,7 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
+    parts::Part,
     sync::Mutex,
     table::{Call, Flags},
     task::{Process, System, Thread},
@@ -201,6 +202,14 @@ fn wake(finished: Vec<(Arc<Pending>, Result<(), Errno>)>) {
 
 /// What ended processes are owed (`SEM_UNDO`).
 pub(crate) fn process_ended(process: &Process) {
+    if let Some(undo) = PART_UNDO.get() {
+        undo(process);
+    }
+}
+
+static PART_UNDO: Part<fn(&Process)> = Part::new("semget", undo_all);
+
+fn undo_all(process: &Process) {
     for found in process.system.ipc.semaphores.all() {
         let finished = {
             let mut state = found.object.state.lock();

@@ -12,6 +12,7 @@ use crate::{
         SharedMemory, VmaFlags,
     },
     page::PAGE_SIZE,
+    parts::Part,
     platform::platform,
     sync::Mutex,
     table::{Call, Flags},
@@ -82,7 +83,7 @@ pub(crate) const CALLS: &[Call] = calls! {
 };
 
 /// Drops removed segments that nobody is attached to any more.
-pub(crate) fn sweep(system: &System) {
+fn sweep(system: &System) {
     system.ipc.segments.retain(|permissions, segment| {
         permissions.mode & abi::SHM_DEST == 0 || segment.attach_count() != 0
     });
@@ -90,6 +91,15 @@ pub(crate) fn sweep(system: &System) {
 
 /// Tells the segments that `space` shows that process `pid` is about to leave it for good.
 pub(crate) fn leaving(process: &Process, space: &AddressSpace) {
+    if let Some(detach) = PART_DETACH.get() {
+        detach(process, space);
+    }
+}
+
+/// What happens at the end of a process that has segments attached.
+static PART_DETACH: Part<fn(&Process, &AddressSpace)> = Part::new("shmget", detach_all);
+
+fn detach_all(process: &Process, space: &AddressSpace) {
     let segments = process.system.ipc.segments.all();
     if segments.is_empty() {
         return;
@@ -101,6 +111,15 @@ pub(crate) fn leaving(process: &Process, space: &AddressSpace) {
         }
     });
 }
+
+/// To be called when an address space has been given up.
+pub(crate) fn left(system: &System) {
+    if let Some(sweep) = PART_SWEEP.get() {
+        sweep(system);
+    }
+}
+
+static PART_SWEEP: Part<fn(&System)> = Part::new("shmget", sweep);
 
 fn shmget(ctx: &mut Ctx<'_>, key: i32, size: usize, Flags(flags): Flags) -> SysResult {
     let system = &ctx.thread.process.system;

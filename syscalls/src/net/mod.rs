@@ -44,6 +44,7 @@ use crate::{
     abi::UserAbi,
     calls,
     fs::{FdTable, File, FileDescription, Io, open_file},
+    parts::Part,
     platform::platform,
     table::{BytesArg, Call, Fd, Flags},
     task::Thread,
@@ -210,15 +211,34 @@ fn internet(
     })
 }
 
+/// Makes a socket of an internet family.
+type OpenInternet = fn(&Ctx<'_>, Domain, u32, u32) -> Result<Arc<dyn File>, Errno>;
+static PART_INTERNET: Part<OpenInternet> = Part::new("socket=2,socket=10", internet);
+
+/// Makes a netlink socket.
+type OpenNetlink = fn(u32, u32, &Arc<Thread>) -> Result<Arc<dyn File>, Errno>;
+static PART_NETLINK: Part<OpenNetlink> = Part::new("socket=16", |kind, protocol, thread| {
+    Ok(NetlinkSocket::open(kind, protocol, thread)?)
+});
+
+/// The calls that use the stack and the network card: sockets of internet families and netlink, and
+/// questions about interfaces (`SIOCGIFCONF` and its relatives) on any socket.
+pub const NETWORK_CALLS: &str = "socket=2,socket=10,socket=16,ioctl=35072-35327";
+
 fn socket(ctx: &mut Ctx<'_>, domain: u32, Flags(kind): Flags, protocol: u32) -> SysResult {
     if kind & !(TYPE_MASK | TYPE_FLAGS) != 0 {
         return Err(Errno::EINVAL);
     }
     let file: Arc<dyn File> = match domain {
         net::AF_UNIX => UnixSocket::new(local_kind(kind, protocol)?, ctx.thread),
-        net::AF_INET => internet(ctx, Domain::V4, kind, protocol)?,
-        net::AF_INET6 => internet(ctx, Domain::V6, kind, protocol)?,
-        netlink::FAMILY => NetlinkSocket::open(kind & TYPE_MASK, protocol, ctx.thread)?,
+        net::AF_INET | net::AF_INET6 => {
+            let domain = if domain == net::AF_INET { Domain::V4 } else { Domain::V6 };
+            PART_INTERNET.get().ok_or(Errno::EAFNOSUPPORT)?(ctx, domain, kind, protocol)?
+        }
+        netlink::FAMILY => {
+            let open = PART_NETLINK.get().ok_or(Errno::EAFNOSUPPORT)?;
+            open(kind & TYPE_MASK, protocol, ctx.thread)?
+        }
         _ => return Err(Errno::EAFNOSUPPORT),
     };
     open_file(ctx.thread, file, linux::O_RDWR | kind & TYPE_FLAGS)

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     Errno,
     fs::{File, FileDescription, Io, anon::AnonymousInode},
+    parts::Part,
     sync::Mutex,
     task::Thread,
     user::{Sink, Source, UserAddr, UserPtr},
@@ -625,6 +626,13 @@ impl State {
     }
 }
 
+type Ioctl = fn(Io<'_>, u32, UserAddr) -> Result<usize, Errno>;
+
+/// Questions about interfaces.
+static PART_INTERFACES: Part<Ioctl> = Part::new(super::NETWORK_CALLS, |io, request, arg| {
+    inet::ioctl(io.thread.process.system.network(), request, arg)
+});
+
 impl File for UnixSocket {
     fn read(&self, io: Io<'_>, to: &mut dyn Sink, _offset: u64) -> Result<usize, Errno> {
         self.receive(io, to, 0).map(|received| received.count)
@@ -689,7 +697,7 @@ impl File for UnixSocket {
             }
             // Any socket will do to ask about interfaces.
             _ if inet::is_interface_request(request) => {
-                inet::ioctl(io.thread.process.system.network(), request, arg)
+                PART_INTERFACES.get().ok_or(Errno::ENOTTY)?(io, request, arg)
             }
             _ => Err(Errno::ENOTTY),
         }

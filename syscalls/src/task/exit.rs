@@ -86,7 +86,7 @@ fn end_process(last: &Thread) {
         crate::ipc::shm::leaving(process, &space);
     }
     drop(process.replace_memory(None));
-    crate::ipc::shm::sweep(&process.system);
+    crate::ipc::shm::left(&process.system);
     crate::ipc::sem::process_ended(process);
     if let Some(completion) = process.vfork_done.lock().take() {
         completion.complete();

@@ -5,6 +5,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hx_abi::{config::RunConfig, link::Exit};
@@ -15,6 +16,7 @@ use crate::{
     fs::{Vfs, console::Console, tty::Terminals},
     net::stack::Stack,
     platform::platform,
+    summary::Summary,
     sync::{Mutex, Once, RwLock},
     time::TimerQueue,
 };
@@ -29,14 +31,16 @@ const RESERVED_PIDS: i32 = 300;
 pub struct System {
     /// What the host asked for.
     pub config: RunConfig,
+    /// Counters of calls, where they are wanted.
+    pub summary: Option<Summary>,
     /// The standard streams.
     pub console: Arc<Console>,
     /// Which terminal controls which session.
     pub terminals: Terminals,
     /// Sockets with abstract names.
     pub unix_names: crate::net::unix::Names,
-    /// The network stack, once it is used.
-    network: Once<Arc<Stack>>,
+    /// The network stack, once it is used. It lasts: a kernel without it has no code to drop it.
+    network: Once<ManuallyDrop<Arc<Stack>>>,
     /// The file system.
     pub vfs: Vfs,
     /// Processes, threads and how they are related.
@@ -82,6 +86,7 @@ impl System {
     pub fn new(config: RunConfig) -> Arc<Self> {
         let host = config.hostname.clone().into_bytes();
         Arc::new_cyclic(|system| Self {
+            summary: config.syscall_summary.then(Summary::default),
             console: Console::new(&config, system.clone()),
             terminals: Terminals::default(),
             unix_names: crate::net::unix::Names::default(),
@@ -113,7 +118,7 @@ impl System {
                 .network
                 .as_ref()
                 .and_then(|network| Some((platform().network_device()?, network.clone())));
-            Stack::new(self, device)
+            ManuallyDrop::new(Stack::new(self, device))
         })
     }
 
@@ -121,7 +126,7 @@ impl System {
     /// card has interrupted.
     #[must_use]
     pub fn network_in_use(&self) -> Option<&Arc<Stack>> {
-        self.network.get()
+        self.network.get().map(|stack| &**stack)
     }
 
     /// Notes the end of process 1. The first call counts.

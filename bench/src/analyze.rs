@@ -1,0 +1,196 @@
+//! hx-analyze beside what programs do, and the kernels that come of it.
+
+mod kernels;
+mod workloads;
+
+use std::{
+    fmt, fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use hx_analyze::{
+    cache::Cache,
+    program::{Request, analyse},
+    trace::{Comparison, calls},
+};
+use hx_libraries::tree::HostTree;
+use serde::Serialize;
+
+use crate::summary::Summary;
+
+/// What to survey.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only programs whose path contains one of these words.
+    #[arg(value_name = "WORD")]
+    words: Vec<String>,
+    /// Leave out the kernels: their sizes and how little memory they run in.
+    #[arg(long)]
+    no_kernels: bool,
+    /// Leave out the programs: only the kernels.
+    #[arg(long, conflicts_with = "no_kernels")]
+    no_programs: bool,
+}
+
+/// The longest time that a workload takes under strace.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// One program.
+#[derive(Debug, Serialize)]
+struct Row {
+    command: String,
+    found: usize,
+    seen: usize,
+    recall: f64,
+    f1: f64,
+    /// Whether the number of every site is known.
+    complete: bool,
+    /// The analysis with all files' summaries in the cache.
+    milliseconds: f64,
+    missed: Vec<String>,
+    not_seen: Vec<String>,
+}
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    programs: Vec<Row>,
+    applications: Vec<Row>,
+    kernels: Vec<kernels::Row>,
+}
+
+/// Runs the workloads and compares.
+///
+/// # Errors
+/// Where strace is missing, or a call was missed.
+pub(crate) fn measure(options: &Options) -> Result<Report> {
+    let is_wanted = |program: &str| {
+        Path::new(program).exists()
+            && !options.no_programs
+            && (options.words.is_empty() || options.words.iter().any(|word| program.contains(word)))
+    };
+    let mut programs = Vec::new();
+    for command in workloads::COMMANDS {
+        let program = command.split_whitespace().next().unwrap_or_default();
+        if is_wanted(program) {
+            programs.push(survey(command, Path::new(program), &format!("$TRACE {command}"))?);
+        }
+    }
+    let mut applications = Vec::new();
+    for (program, script) in workloads::APPLICATIONS {
+        if is_wanted(program) {
+            applications.push(survey(program, Path::new(program), script)?);
+        }
+    }
+    let kernels = if options.no_kernels { Vec::new() } else { kernels::measure()? };
+    Ok(Report { programs, applications, kernels })
+}
+
+fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
+    eprintln!("hx-bench: {command}");
+    let seen = trace(script).with_context(|| command.to_owned())?;
+    let seen = calls(&seen);
+    ensure!(!seen.is_empty(), "{command}: strace saw nothing");
+    let request = Request { program: program.to_owned(), ..Request::default() };
+    let (tree, cache) = (HostTree::new("/"), Cache::open());
+    analyse(&tree, &cache, &request).with_context(|| command.to_owned())?;
+    let begin = Instant::now();
+    let analysis = analyse(&tree, &cache, &request)?;
+    let took = begin.elapsed();
+    let found = analysis.names();
+    let comparison = Comparison::new(&found, &seen);
+    Ok(Row {
+        command: command.to_owned(),
+        found: found.len(),
+        seen: seen.len(),
+        recall: comparison.recall(),
+        f1: comparison.f1(),
+        complete: analysis.is_complete(),
+        milliseconds: took.as_secs_f64() * 1e3,
+        missed: comparison.dynamic_only.into_iter().collect(),
+        not_seen: comparison.static_only.into_iter().collect(),
+    })
+}
+
+/// Runs a script whose `$TRACE` is strace; what that wrote, without its own `execve`.
+fn trace(script: &str) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    fs::write(folder.path().join("t"), "b\na\nc\n".repeat(50))?;
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).current_dir(folder.path()).process_group(0);
+    shell.env("TRACE", "strace -f -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = shell.spawn().context("sh cannot be started")?;
+    let end = Instant::now() + LIMIT;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > end {
+            // The group is the child's own.
+            let group = format!("-{}", child.id());
+            Command::new("kill").args(["-KILL", "--", &group]).status()?;
+            child.wait()?;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log: PathBuf = folder.path().join("log");
+    let log = fs::read(&log).context("strace has left no log")?;
+    let log = String::from_utf8_lossy(&log).into_owned();
+    Ok(log.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, found, seen, recall, f1, milliseconds, missed, .. } = self;
+        let command: String = command.split_whitespace().collect::<Vec<_>>().join(" ");
+        let command: String = command.chars().take(40).collect();
+        let complete = if self.complete { "yes" } else { "no" };
+        let missed = missed.join(" ");
+        write!(
+            f,
+            "| `{command}` | {found} | {seen} | {recall:.2} | {f1:.2} | {complete} | {milliseconds:.0} | {missed} |"
+        )
+    }
+}
+
+fn table(f: &mut fmt::Formatter<'_>, rows: &[Row], what: &str) -> fmt::Result {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "| {what} | found | seen | recall | F1 | complete | ms | missed |")?;
+    writeln!(f, "|---|---:|---:|---:|---:|---|---:|---|")?;
+    for row in rows {
+        writeln!(f, "{row}")?;
+    }
+    let column = |of: fn(&Row) -> f64| Summary::new(rows.iter().map(of).collect()).ok();
+    let mean = |of: fn(&Row) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
+    writeln!(
+        f,
+        "\n{} programs: recall {:.3} at least, F1 mean {:.3} median {:.3}, calls mean {:.1} median {:.0}, complete {}\n",
+        rows.len(),
+        column(|row| row.recall).map_or(0.0, |all| all.least),
+        mean(|row| row.f1),
+        column(|row| row.f1).map_or(0.0, |all| all.median),
+        mean(|row| row.found as f64),
+        column(|row| row.found as f64).map_or(0.0, |all| all.median),
+        rows.iter().filter(|row| row.complete).count(),
+    )
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        table(f, &self.programs, "command")?;
+        table(f, &self.applications, "application")?;
+        kernels::table(f, &self.kernels)
+    }
+}
+
+impl Report {
+    /// Whether a call was seen that was not found.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.programs.iter().chain(&self.applications).any(|row| !row.missed.is_empty())
+    }
+}
