@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     footprint, net,
-    peers::{Custom, Docker, Hermix, LinuxVm, Native, Peer, Resources, Task},
+    peers::{self, Custom, Docker, Hermix, LinuxVm, Native, Peer, Resources, Task},
     record::{Figure, more_is_better},
     report::{self, Measurement, PeerState, Report, SuiteReport},
     suites::{self, SUITES, Source, Suite, Workshop},
@@ -208,7 +208,10 @@ impl Session {
                 Source::Program(make, read) => {
                     make(&self.workshop).map(|task| self.in_turn(&group, &task, read))
                 }
-                Source::Servers => self.servers(group[0]),
+                Source::Servers => {
+                    self.servers(group[0]);
+                    Ok(())
+                }
                 Source::Footprint => self.footprint(group[0]),
             };
             if let Err(error) = done {
@@ -217,12 +220,21 @@ impl Session {
         }
     }
 
+    /// How often a suite is run: applications less often where it has to be quick.
+    fn runs_of(&self, suite: &Suite) -> usize {
+        match suite.source {
+            Source::Program(..) | Source::Servers if self.workshop.is_quick => self.runs.min(2),
+            _ => self.runs,
+        }
+    }
+
     /// Lets the peers run a task in turn, so often as there are runs.
     fn in_turn(&mut self, group: &[&Suite], task: &Task, read: suites::Read) {
         let name = if group.len() > 1 { "micro suites" } else { group[0].name };
-        for run in 0..self.runs {
+        let runs = self.runs_of(group[0]);
+        for run in 0..runs {
             for peer in &mut self.peers {
-                let place = format!("{name}, {}, run {} of {}", peer.name(), run + 1, self.runs);
+                let place = format!("{name}, {}, run {} of {runs}", peer.name(), run + 1);
                 eprintln!("hx-bench: {place}");
                 let outcome = match peer.run(task) {
                     Ok(outcome) => outcome,
@@ -249,19 +261,30 @@ impl Session {
     }
 
     /// Redis and nginx: each run has a server and clients for each peer.
-    fn servers(&mut self, suite: &Suite) -> Result<()> {
+    fn servers(&mut self, suite: &Suite) {
         let requests = if self.workshop.is_quick { 6_000 } else { 60_000 };
         let names: Vec<String> = self.peers.iter().map(|peer| peer.name().to_owned()).collect();
-        for run in 0..self.runs {
-            eprintln!("hx-bench: {}, run {} of {}", suite.name, run + 1, self.runs);
-            for line in net::one_round(&self.resources.accel, requests, &names)? {
-                for (peer, number) in &line.by_side {
-                    let figure = Figure::new(line.what.clone(), *number, line.unit);
-                    file_figure(&mut self.suites, &[suite], peer, run, &figure);
+        let runs = self.runs_of(suite);
+        for run in 0..runs {
+            for peer in &names {
+                let place = format!("{}, {peer}, run {} of {runs}", suite.name, run + 1);
+                eprintln!("hx-bench: {place}");
+                match net::one_round(&self.resources.accel, requests, peer) {
+                    Ok(lines) => {
+                        for line in lines {
+                            for number in line.by_side.values() {
+                                let figure = Figure::new(line.what.clone(), *number, line.unit);
+                                file_figure(&mut self.suites, &[suite], peer, run, &figure);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let why = peers::tail(&format!("{error:#}"));
+                        note(&mut self.problems, format!("{place}: {why}"));
+                    }
                 }
             }
         }
-        Ok(())
     }
 
     fn footprint(&mut self, suite: &Suite) -> Result<()> {

@@ -109,7 +109,8 @@ pub(crate) fn check(options: &Options) -> Result<bool> {
         println!(
             "hx-bench gate: Hermix needs more instructions than bench/baseline.txt allows.\n\
              Where that is what you want, run `scripts/hx-bench gate --update` and commit the file \
-             with the reason."
+             with the reason. (A kernel of another profile than that of `cargo xtask kernel`, as one \
+             that was built with CARGO_PROFILE_KERNEL_LTO=off, always needs more.)"
         );
     }
     Ok(!is_worse)

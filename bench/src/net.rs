@@ -126,13 +126,14 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// One run of redis and nginx on the peers of these names that are sides, for the comparison.
+/// One run of redis and nginx on the peer of this name, for the comparison; nothing for a peer that is
+/// no side.
 ///
 /// # Errors
 /// As [`measure`].
-pub(crate) fn one_round(accel: &str, requests: u32, peers: &[String]) -> Result<Vec<Line>> {
-    let order = [Side::Native, Side::Linux, Side::Hermix];
-    let is_wanted = |side: &Side| peers.iter().any(|peer| peer == side.name());
+pub(crate) fn one_round(accel: &str, requests: u32, peer: &str) -> Result<Vec<Line>> {
+    let sides = [Side::Native, Side::Linux, Side::Hermix];
+    let order: Vec<_> = sides.into_iter().filter(|side| side.name() == peer).collect();
     let options = Options {
         accel: accel.to_owned(),
         only: Vec::new(),
@@ -144,7 +145,7 @@ pub(crate) fn one_round(accel: &str, requests: u32, peers: &[String]) -> Result<
     let folder = tempfile::tempdir()?;
     let bench = Bench {
         sides: Sides::new(folder.path(), accel)?,
-        order: order.into_iter().filter(is_wanted).collect(),
+        order,
         options: &options,
         folder: folder.path(),
     };

@@ -142,7 +142,7 @@ fn joined(reader: thread::JoinHandle<Vec<u8>>) -> String {
 }
 
 /// The end of a text, on one line.
-fn tail(text: &str) -> String {
+pub(crate) fn tail(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line = words.join(" ");
     let from = line.ceil_char_boundary(line.len().saturating_sub(LONGEST_MESSAGE));
