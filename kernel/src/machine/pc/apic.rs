@@ -117,18 +117,18 @@ pub fn acknowledge(vector: u8) {
     }
 }
 
-/// Lets the timer fire once, `delay_ns` from now; `None` stops it.
-pub fn set_timer(delay_ns: Option<u64>) {
-    match delay_ns {
-        None => write(TIMER_INITIAL, 0),
-        Some(delay) => {
-            let hz = u128::from(TIMER_HZ.load(Ordering::Relaxed));
-            let ticks = u128::from(delay) * hz / 1_000_000_000;
-            write(TIMER_VECTOR, u32::from(TIMER));
-            // Longer than the counter holds: it fires early, and is set again.
-            write(TIMER_INITIAL, ticks.clamp(1, u128::from(u32::MAX)) as u32);
-        }
-    }
+/// Lets the timer fire once, `delay_ns` from now.
+pub fn set_timer(delay_ns: u64) {
+    let hz = u128::from(TIMER_HZ.load(Ordering::Relaxed));
+    let ticks = u128::from(delay_ns) * hz / 1_000_000_000;
+    write(TIMER_VECTOR, u32::from(TIMER));
+    // Longer than the counter holds: it fires early, and is set again.
+    write(TIMER_INITIAL, ticks.clamp(1, u128::from(u32::MAX)) as u32);
+}
+
+/// Stops the timer.
+pub fn stop_timer() {
+    write(TIMER_INITIAL, 0);
 }
 
 /// Starts the counter at its maximum, without interrupts, as a clock for calibration.

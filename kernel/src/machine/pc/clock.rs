@@ -63,7 +63,7 @@ fn measure() -> u64 {
     loop {
         let (tsc, ticks) = sample();
         if ticks - first_ticks >= MEASURE_TICKS {
-            apic::set_timer(None);
+            apic::stop_timer();
             let ns = u64::from(ticks - first_ticks) * 1_000_000_000 / APIC_HZ;
             return ((tsc - first_tsc) * 1_000_000 / ns).max(1);
         }

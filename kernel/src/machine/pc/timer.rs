@@ -1,6 +1,8 @@
 //! The one-shot timer of each processor.
 //!
-//! It is set only when the next deadline changes: writing an APIC register costs an exit.
+//! It is set only when something is due before it fires anyway: writing an APIC register costs an exit,
+//! and most deadlines are put off before they come. Where one has been, the timer fires once too early,
+//! and is then set for what is due.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -8,7 +10,7 @@ use super::{apic, clock, cpu};
 
 /// One processor's timer; touched by that processor only.
 pub struct PerCpu {
-    /// When the timer is set to fire; `u64::MAX` when it is stopped.
+    /// When the timer is set to fire; `u64::MAX` when it is not.
     armed: AtomicU64,
     /// Whether it has fired since it was last set.
     fired: AtomicBool,
@@ -25,17 +27,18 @@ pub(super) fn fired() {
     cpu::this().timer.fired.store(true, Ordering::Relaxed);
 }
 
-/// Lets this processor's timer fire at `deadline_ns` of [`clock::now_ns`]; `None` stops it. An
-/// interrupt may come early: whoever set the deadline looks at the clock.
+/// Lets this processor's timer fire at `deadline_ns` of [`clock::now_ns`], or earlier; `None` asks for
+/// nothing. Whoever set the deadline looks at the clock, and sets the next one once the timer has fired.
 pub fn set(deadline_ns: Option<u64>) {
     let PerCpu { armed, fired } = &cpu::this().timer;
     if fired.load(Ordering::Relaxed) {
         fired.store(false, Ordering::Relaxed);
         armed.store(u64::MAX, Ordering::Relaxed);
     }
-    let deadline = deadline_ns.unwrap_or(u64::MAX);
-    if armed.load(Ordering::Relaxed) != deadline {
+    if let Some(deadline) = deadline_ns
+        && deadline < armed.load(Ordering::Relaxed)
+    {
         armed.store(deadline, Ordering::Relaxed);
-        apic::set_timer(deadline_ns.map(|deadline| deadline.saturating_sub(clock::now_ns())));
+        apic::set_timer(deadline.saturating_sub(clock::now_ns()));
     }
 }
