@@ -18,9 +18,11 @@ macro_rules! integers {
     ($($integer:ty),*) => {$(
         impl UserAbi for $integer {
             const SIZE: usize = size_of::<$integer>();
+            #[inline]
             fn encode(&self, out: &mut [u8]) {
                 out.copy_from_slice(&self.to_ne_bytes());
             }
+            #[inline]
             fn decode(bytes: &[u8]) -> Self {
                 let mut value = [0; size_of::<$integer>()];
                 value.copy_from_slice(bytes);

@@ -155,7 +155,7 @@ impl<T: UserAbi> UserPtr<T> {
 }
 
 /// Runs `f` with `len` zeros, on the stack unless they are many.
-fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
+pub(crate) fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
     let mut small = [0; 256];
     match small.get_mut(..len) {
         Some(small) => f(small),

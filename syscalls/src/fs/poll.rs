@@ -10,12 +10,12 @@ use linux_raw_sys::general as linux;
 use super::{FdTable, FileDescription};
 use crate::{
     Ctx, Errno, SysResult,
-    abi::UserAbi,
+    abi::{UserAbi, decode_at},
     calls,
     platform::platform,
     table::Call,
     task::{Thread, rlimit::Resource, signal::SignalSet},
-    user::{UserAddr, UserPtr, read_bytes, write_bytes},
+    user::{UserAddr, UserPtr, read_bytes, with_buffer, write_bytes},
     user_struct,
     wait::{PollEvents, PollTable, Sharing, WaitError, Waiter},
 };
@@ -47,12 +47,16 @@ fn wait_for_events(
     let is_over = |deadline: Option<u64>| {
         deadline.is_some_and(|deadline| platform().monotonic_ns() >= deadline)
     };
+    if is_over(deadline_ns) {
+        let count = look(interests, &mut PollTable::query());
+        return if count == 0 && thread.has_pending_signal() {
+            Err(Errno::ERESTARTNOHAND)
+        } else {
+            Ok(count)
+        };
+    }
     let waiter = Waiter::current();
-    let mut registered = if is_over(deadline_ns) {
-        PollTable::query()
-    } else {
-        PollTable::waking(waiter.clone(), Sharing::Shared)
-    };
+    let mut registered = PollTable::waking(waiter.clone(), Sharing::Shared);
     let count = look(interests, &mut registered);
     if count > 0 {
         return Ok(count);
@@ -268,13 +272,6 @@ fn no_restart_unless(written: Result<(), Errno>, result: SysResult) -> SysResult
 /// Bits in one word of an `fd_set`.
 const WORD_BITS: usize = u64::BITS as usize;
 
-/// The three sets of `select`.
-struct FdSets {
-    at: [UserAddr; 3],
-    sets: [Vec<u64>; 3],
-    count: usize,
-}
-
 /// What makes a descriptor part of the set of readable, writable and exceptional ones.
 const SELECT_EVENTS: [PollEvents; 3] = [
     PollEvents::READABLE.union(PollEvents::RDBAND).union(PollEvents::HUP).union(PollEvents::ERR),
@@ -287,72 +284,29 @@ fn table_size(files: &FdTable) -> usize {
     files.capacity().max(WORD_BITS).next_power_of_two()
 }
 
-impl FdSets {
-    fn read(files: &FdTable, count: i32, at: [UserAddr; 3]) -> Result<Self, Errno> {
-        let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?.min(table_size(files));
-        let words = count.div_ceil(WORD_BITS);
-        let mut sets = [(); 3].map(|()| vec![0; words]);
-        for (at, set) in at.iter().zip(&mut sets) {
-            if !at.is_null() {
-                let mut bytes = vec![0; words * u64::SIZE];
-                read_bytes(*at, &mut bytes)?;
-                for (word, bytes) in set.iter_mut().zip(bytes.chunks_exact(u64::SIZE)) {
-                    *word = u64::decode(bytes);
-                }
-            }
-        }
-        Ok(Self { at, sets, count })
-    }
+/// The events that make a descriptor part of the sets of which `words` are the words that hold `bit`.
+fn wanted_events(words: [u64; 3], bit: u64) -> PollEvents {
+    let wanted = |(word, events): (u64, PollEvents)| {
+        if word & bit != 0 { events } else { PollEvents::empty() }
+    };
+    words.into_iter().zip(SELECT_EVENTS).map(wanted).collect()
+}
 
-    /// The sets' descriptors with the events that they are waited for.
-    fn interests(&self, files: &FdTable) -> Result<(Vec<usize>, Vec<Interest>), Errno> {
-        let mut fds = Vec::new();
-        let mut interests = Vec::new();
-        for fd in 0..self.count {
-            let (word, bit) = (fd / WORD_BITS, 1 << (fd % WORD_BITS));
-            let mut events = PollEvents::empty();
-            for (set, wanted) in self.sets.iter().zip(SELECT_EVENTS) {
-                if set[word] & bit != 0 {
-                    events |= wanted;
-                }
-            }
-            if !events.is_empty() {
-                let description = Some(files.get_open(fd as i32)?);
-                fds.push(fd);
-                interests.push(Interest { description, events, found: PollEvents::empty() });
-            }
-        }
-        Ok((fds, interests))
-    }
+/// The bits that are set in `word`, the lowest first.
+fn bits_of(mut word: u64) -> impl Iterator<Item = u64> {
+    core::iter::from_fn(move || {
+        let bit = word & word.wrapping_neg();
+        word ^= bit;
+        (bit != 0).then_some(bit)
+    })
+}
 
-    fn wait(&mut self, thread: &Thread, deadline_ns: Option<u64>) -> SysResult {
-        let files = thread.files();
-        let (fds, mut interests) = self.interests(&files)?;
-        wait_for_events(thread, &mut interests, deadline_ns)?;
-        let mut results = [(); 3].map(|()| vec![0u64; self.sets[0].len()]);
-        let mut count = 0;
-        for (fd, interest) in fds.iter().zip(&interests) {
-            let (word, bit) = (fd / WORD_BITS, 1 << (fd % WORD_BITS));
-            for ((set, result), wanted) in self.sets.iter().zip(&mut results).zip(SELECT_EVENTS) {
-                if set[word] & bit != 0 && interest.found.intersects(wanted) {
-                    result[word] |= bit;
-                    count += 1;
-                }
-            }
-        }
-        self.sets = results;
-        Ok(count)
-    }
-
-    fn write(&self) -> Result<(), Errno> {
-        for (at, set) in self.at.iter().zip(&self.sets) {
-            if !at.is_null() {
-                let bytes: Vec<u8> = set.iter().flat_map(|word| word.to_ne_bytes()).collect();
-                write_bytes(*at, &bytes)?;
-            }
-        }
-        Ok(())
-    }
+/// The `index`th word of each of three sets, which lie one after the other, `len` bytes each. Bits of
+/// descriptors from `count` on are left out.
+fn words_of(sets: &[u8], len: usize, index: usize, count: usize) -> [u64; 3] {
+    let known = count - index * WORD_BITS;
+    let mask = if known < WORD_BITS { (1 << known) - 1 } else { u64::MAX };
+    [0, 1, 2].map(|set| decode_at::<u64>(sets, set * len + index * u64::SIZE) & mask)
 }
 
 fn select_until(
@@ -361,10 +315,53 @@ fn select_until(
     at: [UserAddr; 3],
     deadline_ns: Option<u64>,
 ) -> SysResult {
-    let mut sets = FdSets::read(&thread.files(), count, at)?;
-    let count = sets.wait(thread, deadline_ns)?;
-    sets.write()?;
-    Ok(count)
+    let files = thread.files();
+    let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?.min(table_size(&files));
+    let words = count.div_ceil(WORD_BITS);
+    let len = words * u64::SIZE;
+    with_buffer(3 * len, |sets| {
+        let places = || at.iter().enumerate().filter(|(_, at)| !at.is_null());
+        for (set, at) in places() {
+            read_bytes(*at, &mut sets[set * len..][..len])?;
+        }
+        let all = |words: [u64; 3]| words[0] | words[1] | words[2];
+        let union = |index| all(words_of(sets, len, index, count));
+        let wanted: u32 = (0..words).map(|index| union(index).count_ones()).sum();
+        let mut interests = Vec::with_capacity(wanted as usize);
+        for index in 0..words {
+            let words = words_of(sets, len, index, count);
+            for bit in bits_of(all(words)) {
+                let fd = index * WORD_BITS + bit.trailing_zeros() as usize;
+                interests.push(Interest {
+                    description: Some(files.get_open(fd as i32)?),
+                    events: wanted_events(words, bit),
+                    found: PollEvents::empty(),
+                });
+            }
+        }
+        wait_for_events(thread, &mut interests, deadline_ns)?;
+        let mut found = 0;
+        let mut interests = interests.iter();
+        for index in 0..words {
+            let words = words_of(sets, len, index, count);
+            let mut results = [0u64; 3];
+            for (bit, interest) in bits_of(all(words)).zip(&mut interests) {
+                for set in 0..3 {
+                    if words[set] & bit != 0 && interest.found.intersects(SELECT_EVENTS[set]) {
+                        results[set] |= bit;
+                        found += 1;
+                    }
+                }
+            }
+            for (set, result) in results.iter().enumerate() {
+                result.encode(&mut sets[set * len + index * u64::SIZE..][..u64::SIZE]);
+            }
+        }
+        for (set, at) in places() {
+            write_bytes(*at, &sets[set * len..][..len])?;
+        }
+        Ok(found)
+    })
 }
 
 fn select(

@@ -174,8 +174,8 @@ pub fn min_signal_stack() -> u64 {
 fn saved_vector_state() -> Vec<u8> {
     let info = platform().cpu_info();
     let len = info.xsave_size.max(FXSAVE_LEN);
-    let mut area = vec![0; len];
-    platform().save_vector_state(&mut area);
+    let mut area = vec![0; len + if info.xfeatures != 0 { MAGIC2_LEN } else { 0 }];
+    platform().save_vector_state(&mut area[..len]);
     if info.xfeatures != 0 {
         let sw = SwBytes {
             magic1: FP_XSTATE_MAGIC1,
@@ -185,7 +185,7 @@ fn saved_vector_state() -> Vec<u8> {
             padding: [0; 7],
         };
         sw.encode(&mut area[SW_BYTES..SW_BYTES + SwBytes::SIZE]);
-        area.extend_from_slice(&FP_XSTATE_MAGIC2.to_ne_bytes());
+        area[len..].copy_from_slice(&FP_XSTATE_MAGIC2.to_ne_bytes());
     }
     area
 }
@@ -261,7 +261,7 @@ pub(super) fn push(
         },
         uc_sigmask: saved_mask.0,
     };
-    let mut bytes = vec![0; FRAME_LEN];
+    let mut bytes = [0; FRAME_LEN];
     frame.encode(&mut bytes[..SIGINFO]);
     info.encode(&mut bytes[SIGINFO..]);
     write_bytes(UserAddr(fpstate), &area)?;
@@ -293,7 +293,7 @@ pub(crate) const NO_CALL: u64 = u64::MAX;
 /// then sends `SIGSEGV`.
 pub(super) fn pop(ctx: &mut Ctx<'_>) -> Result<(), Errno> {
     let at = UserAddr(ctx.regs.rsp.wrapping_sub(8));
-    let mut bytes = vec![0; SIGINFO];
+    let mut bytes = [0; SIGINFO];
     read_bytes(at, &mut bytes)?;
     let frame = Frame::decode(&bytes);
     let saved = frame.uc_mcontext;
