@@ -153,7 +153,7 @@ fn table(settings: &Settings, path: &str) -> Vec<Vec<String>> {
     };
     let made_up = || {
         let mut image = Image::new();
-        crate::image::make_up_essentials(&mut image, &settings.accounts(), "", "");
+        crate::image::make_up_essentials(&mut image, &settings.accounts(), "", "", "");
         let (_, node) = image.lookup(Path::new(path)).ok()?;
         String::from_utf8(node.content.read().ok()?).ok()
     };

@@ -311,6 +311,7 @@ impl<W: Write> Writer<W> {
 pub(crate) fn make_up_essentials(
     image: &mut Image,
     accounts: &Accounts,
+    hostname: &str,
     hosts: &str,
     resolv_conf: &str,
 ) {
@@ -330,6 +331,7 @@ pub(crate) fn make_up_essentials(
     for (path, text) in [
         ("/etc/passwd", accounts.passwd.as_str()),
         ("/etc/group", accounts.group.as_str()),
+        ("/etc/hostname", &format!("{hostname}\n")),
         ("/etc/hosts", hosts),
         ("/etc/nsswitch.conf", nsswitch),
         ("/etc/resolv.conf", resolv_conf),
@@ -388,7 +390,13 @@ mod tests {
         let (_dir, tree) = sample();
         let mut image = Image::new();
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, &Accounts::default(), "127.0.0.1\tlocalhost box\n", "");
+        make_up_essentials(
+            &mut image,
+            &Accounts::default(),
+            "box",
+            "127.0.0.1\tlocalhost box\n",
+            "",
+        );
         let bytes = written(&image);
         let entries = cpio::Reader::new(&bytes).collect::<Result<Vec<_>, _>>().unwrap();
         assert_eq!(entries.len(), image.len());
@@ -425,7 +433,13 @@ mod tests {
         let mut image = Image::new();
         let tree = HostTree::new(dir.path());
         image.add_tree(&tree, Path::new("/"), Path::new("/"), &|_| false).unwrap();
-        make_up_essentials(&mut image, &Accounts::default(), "127.0.0.1\tlocalhost box\n", "");
+        make_up_essentials(
+            &mut image,
+            &Accounts::default(),
+            "box",
+            "127.0.0.1\tlocalhost box\n",
+            "",
+        );
         let (_, passwd) = image.lookup(Path::new("/etc/passwd")).unwrap();
         assert_eq!(passwd.content.read().unwrap(), b"mine");
         let (_, hosts) = image.lookup(Path::new("/etc/hosts")).unwrap();

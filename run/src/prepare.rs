@@ -219,11 +219,12 @@ fn key(settings: &Settings, root: &Root, program: &Path) -> Vec<u8> {
     let uid = rustix::process::geteuid().as_raw();
     let _ = write!(
         key,
-        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {:?} {} {} {:?}",
+        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {:?} {} {} {} {:?}",
         root.path(),
         locales::names(&settings.env),
         settings.packages,
         settings.no_packages,
+        settings.hostname,
         settings.network.hosts(&settings.hostname),
         settings.network.resolv_conf(),
         settings.accounts(),
@@ -312,6 +313,7 @@ fn build(
     make_up_essentials(
         &mut image,
         &settings.accounts(),
+        &settings.hostname,
         &network.hosts(&settings.hostname),
         &network.resolv_conf(),
     );
