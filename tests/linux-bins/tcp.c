@@ -254,6 +254,31 @@ static void transfers(void) {
     close(e[0]), close(e[1]);
 }
 
+// Asleep until all of it comes at once: what was waited for is given whole.
+static void *receive_later(void *at) {
+    char buffer[64];
+    *(ssize_t *)at = read(*(int *)at, buffer, sizeof buffer);
+    return 0;
+}
+
+static void sleeping_read(void) {
+    int fds[2];
+    pthread_t reader;
+    union {
+        int fd;
+        ssize_t count;
+    } it;
+    pair(fds);
+    it.fd = fds[1];
+    pthread_create(&reader, 0, receive_later, &it);
+    usleep(100000);
+    write(fds[0], "twelve bytes", 12);
+    pthread_join(reader, 0);
+    printf("a sleeping read: %zd\n", it.count);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void ends(void) {
     int e[2];
     char c;
@@ -437,6 +462,7 @@ int main(void) {
     reuse();
     connecting();
     transfers();
+    sleeping_read();
     ends();
     options();
     echoes();

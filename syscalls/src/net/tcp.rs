@@ -394,8 +394,9 @@ impl TcpSocket {
                     return Ok(done);
                 }
             }
-            // What has come meanwhile is for the next call.
-            let is_drained = count >= queued && !waits_for_all;
+            // What has come meanwhile is for the next call; but what was waited for is more than the one
+            // byte that there was a buffer for.
+            let is_drained = queued > 0 && count >= queued && !waits_for_all;
             if peeks || is_drained || done + discarded >= wanted_all {
                 return Ok(done + discarded);
             }
