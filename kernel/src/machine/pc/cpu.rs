@@ -53,8 +53,7 @@ pub struct PerCpu {
     computed_calls: AtomicU64,
     trap_calls: AtomicU64,
     identity: Identity,
-    leaf_stack: *const u64,
-    leaf_words: [u64; 2],
+    leaf_word: u64,
     /// The scheduler's data.
     pub sched: crate::sched::PerCpu,
     /// The timer's.
@@ -69,15 +68,21 @@ pub struct PerCpu {
 
 const _: () = assert!(size_of::<PerCpu>() == FRAME_SIZE as usize);
 
-/// Where each processor finds its own [`PerCpu`]. What the linker has put here is the first one's.
+/// Where each processor finds its own [`PerCpu`], and behind it the page that the first one finds there.
+/// Were that the page at this address, the two addresses of its data, here and in the direct map, would
+/// differ in their uppermost bits only, and each use of one drive the other out of a direct-mapped TLB
+/// such as TCG's.
 #[repr(C, align(4096))]
-pub(super) struct Window(UnsafeCell<MaybeUninit<PerCpu>>);
+pub(super) struct Window([UnsafeCell<MaybeUninit<PerCpu>>; 2]);
+
+/// Offset of the first processor's page.
+pub(super) const FIRST_PAGE_OFFSET: u64 = FRAME_SIZE;
 
 // SAFETY: accessed by each processor's own entry code and `this` only, by address.
 unsafe impl Sync for Window {}
 
 /// See [`Window`].
-pub(super) static WINDOW: Window = Window(UnsafeCell::new(MaybeUninit::uninit()));
+pub(super) static WINDOW: Window = Window([const { UnsafeCell::new(MaybeUninit::uninit()) }; 2]);
 
 /// Processors there may be at most: affinity masks are of 64 bits.
 pub const MAX_CPUS: usize = 64;
@@ -143,8 +148,8 @@ pub const COMPUTED_CALLS_OFFSET: usize = offset_of!(PerCpu, computed_calls);
 /// Offset of the count of calls that came by the `syscall` instruction.
 pub const TRAP_CALLS_OFFSET: usize = offset_of!(PerCpu, trap_calls);
 
-/// Offset of the pointer to the leaf entries' stack.
-pub const LEAF_STACK_OFFSET: usize = offset_of!(PerCpu, leaf_stack);
+/// Offset of the end of the leaf entries' stack, which is one word.
+pub const LEAF_STACK_OFFSET: usize = offset_of!(PerCpu, leaf_word) + size_of::<u64>();
 /// Offset of the running thread's [`Identity`].
 pub const IDENTITY_OFFSET: usize = offset_of!(PerCpu, identity);
 
@@ -207,12 +212,6 @@ impl PerCpu {
     pub(super) fn user_rsp(&self) -> u64 {
         // SAFETY: the entry code of this processor writes the word, and is not running now.
         unsafe { (&raw const self.user_rsp).read_volatile() }
-    }
-
-    /// Whether `rsp` is on the leaf entries' stack.
-    pub(super) fn is_leaf_stack(&self, rsp: u64) -> bool {
-        let words = self.leaf_words.as_ptr_range();
-        (words.start as u64..=words.end as u64).contains(&rsp)
     }
 
     /// What leaf entry number `index` answers.
@@ -370,8 +369,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         computed_calls: AtomicU64::new(0),
         trap_calls: AtomicU64::new(0),
         identity: Identity::default(),
-        leaf_stack: core::ptr::null(),
-        leaf_words: [0; 2],
+        leaf_word: 0,
         sched: crate::sched::PerCpu::default(),
         timer: super::timer::PerCpu::default(),
         smp: super::smp::PerCpu::new(apic_id),
@@ -379,10 +377,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         index,
     };
     // SAFETY: the page is this processor's alone, of a `PerCpu`'s size, and stays for ever.
-    unsafe {
-        per_cpu.write(data);
-        (*per_cpu).leaf_stack = (&raw const (*per_cpu).leaf_words).add(1).cast();
-    }
+    unsafe { per_cpu.write(data) };
     let slot = CPUS.get(index).ok_or("more processors than 64")?;
     slot.store(per_cpu, Ordering::Release);
     LStar::write(VirtAddr::new(traps::syscall_entry as *const () as u64));
@@ -428,6 +423,12 @@ pub fn this() -> &'static PerCpu {
             options(nostack, preserves_flags, pure, readonly));
         &*this
     }
+}
+
+/// Whether `rsp` is on the leaf entries' stack.
+pub(super) fn is_leaf_stack(rsp: u64) -> bool {
+    let end = (&raw const WINDOW) as u64 + LEAF_STACK_OFFSET as u64;
+    rsp == end || rsp == end - 8
 }
 
 /// Sets the kernel stack on which this processor enters the kernel.

@@ -229,6 +229,11 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
                 .store(virt_to_phys(at) | kernel_flags(protection), Ordering::Relaxed);
         }
     }
+    let first = window() + cpu::FIRST_PAGE_OFFSET;
+    leaf(root, window(), 0)?.store(
+        virt_to_phys(first) | kernel_flags(Protection::READ | Protection::WRITE),
+        Ordering::Relaxed,
+    );
     // The areas that grow later: their top-level entries exist from now on.
     for area in [KERNEL_STACKS, DEVICES] {
         descend(&table(root)[index(area, 3)], 0)?;

@@ -248,11 +248,11 @@ leaf_entries:
     mov rax, [rip + {window} + {leaf_calls}]
     lea rax, [rax + 1]
     mov [rip + {window} + {leaf_calls}], rax
-    mov [rip + {window} + {user_rsp}], rsp
-    mov rsp, [rip + {window} + {leaf_stack}]
+    mov rax, rsp
+    lea rsp, [rip + {window} + {leaf_stack}]
     pushfq
     pop r11
-    mov rsp, [rip + {window} + {user_rsp}]
+    mov rsp, rax
     mov eax, [rip + {window} + {identity} + value * 4]
     jmp rcx
     .set value, value + 1
@@ -262,7 +262,7 @@ leaf_entries:
     // The same for the `syscall` instruction: r11 has the flags.
     .balign 16
 trapped_leaf:
-    mov rsp, [rip + {window} + {leaf_stack}]
+    lea rsp, [rip + {window} + {leaf_stack}]
     movzx eax, byte ptr [{ways} + rax]
     mov eax, [rax * 4 + {window} + {identity} - {first_leaf} * 4]
     or r11, {interrupt_flag}
@@ -810,11 +810,11 @@ fn leave(regs: &mut UserRegs) -> bool {
     let cpu = super::cpu::this();
     let leaf = regs.rip.wrapping_sub((&raw const leaf_entries) as u64) as usize / LEAF_LEN;
     if leaf < LEAF_CALLS.len() {
+        if super::cpu::is_leaf_stack(regs.rsp) {
+            regs.rsp = regs.rax;
+        }
         regs.rax = cpu.identity(leaf).into();
         regs.r11 = regs.rflags;
-        if cpu.is_leaf_stack(regs.rsp) {
-            regs.rsp = cpu.user_rsp();
-        }
     } else if is_at(&raw const short_restore) {
         // SAFETY: the instruction there reads this word of the thread's kernel stack.
         regs.rsp = unsafe { *((regs.rsp + SHORT_RSP as u64) as *const u64) };
