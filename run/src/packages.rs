@@ -13,6 +13,9 @@
 //! 5. for scripts and shells all Essential packages, which nobody has to depend on either: `ls`,
 //!    `sed`, `grep` and the like.
 //!
+//! What owns the files comes whatever its size; the rest, nearest first, up to a limit, so that the
+//! development kit and the desktop that a runtime has for siblings do not cost it its modules.
+//!
 //! Documentation and translations are left out. Directories that few packages share bring their
 //! generated files along (byte-compiled modules, caches), which no package lists.
 //!
@@ -64,6 +67,8 @@ struct Package {
     provides: Vec<String>,
     is_essential: bool,
     is_for_all: bool,
+    /// Its size on the disk, roughly.
+    installed_bytes: u64,
     /// Base name of its list of files.
     list: String,
 }
@@ -77,6 +82,29 @@ pub(crate) struct Additions<'a> {
     pub(crate) named: &'a [String],
     /// All Essential packages: what every system has, and every script relies on.
     pub(crate) with_essential: bool,
+    /// Bytes up to which packages come that nobody named and that own none of the files.
+    pub(crate) most: u64,
+}
+
+/// Packages for an image.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    /// What is in the image.
+    pub(crate) chosen: BTreeSet<String>,
+    /// What was too large.
+    pub(crate) left_out: BTreeSet<String>,
+    bytes: u64,
+}
+
+impl Selection {
+    fn take(&mut self, database: &Database, name: &str) {
+        if let Some((name, package)) = database.packages.get_key_value(name)
+            && self.chosen.insert(name.clone())
+        {
+            self.left_out.remove(name);
+            self.bytes = self.bytes.saturating_add(package.installed_bytes);
+        }
+    }
 }
 
 /// The packages that are installed.
@@ -140,6 +168,7 @@ impl Database {
                 provides,
                 is_essential: field("Essential") == "yes",
                 is_for_all: architecture == "all",
+                installed_bytes: field("Installed-Size").parse::<u64>().unwrap_or_default() << 10,
                 list,
             };
             database.packages.insert(name.into(), package);
@@ -183,47 +212,75 @@ impl Database {
         installed.or_else(|| self.providers.get(name).map(String::as_str))
     }
 
-    /// Everything that has to be installed with `roots`, they included. `programs` are those whose
-    /// siblings of the same source are wanted, too.
-    fn closure(&self, roots: &BTreeSet<String>, programs: &BTreeSet<String>) -> BTreeSet<String> {
-        let mut closure: BTreeSet<String> = roots.union(programs).cloned().collect();
-        let sources: HashSet<&str> = programs
-            .iter()
-            .filter_map(|name| Some(self.packages.get(name)?.source.as_str()))
-            .collect();
+    /// What comes with `named`, with the packages of the programs and with those of other files, in
+    /// this order: nearest first, siblings of the programs' last. From the programs' dependencies on,
+    /// a package that does not fit into `most` bytes is left out with all that only it asks for.
+    fn select(
+        &self,
+        named: &BTreeSet<String>,
+        programs: &BTreeSet<String>,
+        others: &BTreeSet<String>,
+        most: u64,
+    ) -> Selection {
+        let mut selection = Selection::default();
+        self.extend(&mut selection, named, u64::MAX);
+        let owners: Vec<_> = programs.iter().chain(others).collect();
+        for name in &owners {
+            selection.take(self, name);
+        }
+        self.extend(&mut selection, owners, most);
+        let sources = self.sources(programs);
         let is_sibling = |package: &Package| {
             let names = package.depends.iter().flatten();
             sources.contains(package.source.as_str())
                 && names.filter_map(|name| self.resolve(name)).any(|name| programs.contains(name))
         };
         let siblings = self.packages.iter().filter(|(_, package)| is_sibling(package));
-        closure.extend(siblings.map(|(name, _)| name.clone()));
-        let mut todo: VecDeque<String> = closure.iter().cloned().collect();
-        while let Some(name) = todo.pop_front() {
-            let Some(package) = self.packages.get(&name) else { continue };
-            for group in &package.depends {
-                let chosen = group.iter().find_map(|name| self.resolve(name));
-                if let Some(chosen) = chosen
-                    && !self.packages.get(chosen).is_some_and(|package| package.is_essential)
-                    && closure.insert(chosen.into())
-                {
-                    todo.push_back(chosen.into());
-                }
-            }
-        }
-        let sources: HashSet<&str> = closure
-            .iter()
-            .filter_map(|name| Some(self.packages.get(name)?.source.as_str()))
-            .collect();
+        self.extend(&mut selection, siblings.map(|(name, _)| name), most);
+        let sources = self.sources(&selection.chosen);
         let is_data = |package: &Package| {
             package.is_essential && package.is_for_all && sources.contains(package.source.as_str())
         };
-        let data: Vec<_> = self.packages.iter().filter(|(_, package)| is_data(package)).collect();
-        closure.extend(data.into_iter().map(|(name, _)| name.clone()));
-        closure
+        let data = self.packages.iter().filter(|(_, package)| is_data(package));
+        data.for_each(|(name, _)| selection.take(self, name));
+        selection
     }
 
-    /// Adds packages and what they depend on to `image`. Returns their names.
+    /// Adds packages and, breadth first, what they depend on.
+    fn extend<'a>(
+        &self,
+        selection: &mut Selection,
+        packages: impl IntoIterator<Item = &'a String>,
+        most: u64,
+    ) {
+        let mut todo: VecDeque<&str> = packages.into_iter().map(String::as_str).collect();
+        let mut seen: HashSet<&str> = todo.iter().copied().collect();
+        while let Some(name) = todo.pop_front() {
+            let Some((name, package)) = self.packages.get_key_value(name) else { continue };
+            if !selection.chosen.contains(name) {
+                if selection.bytes.saturating_add(package.installed_bytes) > most {
+                    selection.left_out.insert(name.clone());
+                    continue;
+                }
+                selection.take(self, name);
+            }
+            for group in &package.depends {
+                if let Some(chosen) = group.iter().find_map(|name| self.resolve(name))
+                    && !self.packages.get(chosen).is_some_and(|package| package.is_essential)
+                    && seen.insert(chosen)
+                {
+                    todo.push_back(chosen);
+                }
+            }
+        }
+    }
+
+    /// The source packages of some.
+    fn sources(&self, packages: &BTreeSet<String>) -> HashSet<&str> {
+        packages.iter().filter_map(|name| Some(self.packages.get(name)?.source.as_str())).collect()
+    }
+
+    /// Adds packages and what they depend on to `image`. Tells which.
     ///
     /// # Errors
     /// Where a package that the user named is not installed.
@@ -232,8 +289,8 @@ impl Database {
         tree: &dyn Tree,
         image: &mut Image,
         additions: &Additions<'_>,
-    ) -> Result<BTreeSet<String>> {
-        let Additions { programs, named, with_essential } = *additions;
+    ) -> Result<Selection> {
+        let Additions { programs, named, with_essential, most } = *additions;
         let named = named
             .iter()
             .map(|name| self.resolve(name).map(str::to_owned).ok_or_else(|| not_installed(name)))
@@ -251,13 +308,12 @@ impl Database {
         let of_program = owners.iter().filter(|(path, _)| is_program(path));
         let of_program: BTreeSet<String> =
             of_program.flat_map(|(_, names)| names.iter().cloned()).collect();
-        let mut roots: BTreeSet<String> = owners.into_values().flatten().collect();
-        roots.extend(named);
+        let mut others: BTreeSet<String> = owners.into_values().flatten().collect();
         let essential = self.packages.iter().filter(|(_, package)| package.is_essential);
-        roots.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
-        let closure = self.closure(&roots, &of_program);
+        others.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
+        let selection = self.select(&named, &of_program, &others, most);
         let mut directories = Vec::new();
-        for path in closure.iter().flat_map(|name| self.files(name)) {
+        for path in selection.chosen.iter().flat_map(|name| self.files(name)) {
             if is_left_out(&path) {
                 continue;
             }
@@ -269,7 +325,7 @@ impl Database {
         }
         self.add_generated(tree, image, directories);
         self.add_alternatives(tree, image);
-        Ok(closure)
+        Ok(selection)
     }
 
     /// Adds the names that the alternatives system gives to what is in the image: `awk` for mawk
@@ -359,6 +415,7 @@ mod tests {
 Package: tool-minimal
 Status: install ok installed
 Architecture: amd64
+Installed-Size: 3
 Source: tool (1.0)
 Depends: libone (>= 1), dpkg
 Description: x
@@ -367,6 +424,7 @@ Description: x
 Package: tool
 Status: install ok installed
 Architecture: amd64
+Installed-Size: 2
 Depends: tool-minimal (= 1.0), virtual-thing | other
 
 Package: tool-dev
@@ -378,6 +436,7 @@ Depends: tool
 Package: libone
 Status: install ok installed
 Architecture: amd64
+Installed-Size: 1
 Multi-Arch: same
 Source: one
 
@@ -407,16 +466,32 @@ Architecture: amd64
     }
 
     #[test]
-    fn the_closure_has_siblings_dependencies_and_data() {
+    fn what_is_chosen_has_siblings_dependencies_and_data() {
         let database = Database::parse(TEXT.as_bytes(), Path::new("/nowhere"));
-        let program = names(&["tool-minimal"]);
-        let closure = database.closure(&BTreeSet::new(), &program);
-        assert_eq!(closure, names(&["libone", "one-data", "real", "tool", "tool-minimal"]));
+        let (none, program) = (BTreeSet::new(), names(&["tool-minimal"]));
+        let all = names(&["libone", "one-data", "real", "tool", "tool-minimal"]);
+        assert_eq!(database.select(&none, &program, &none, u64::MAX).chosen, all);
         // A library brings what it depends on, and no siblings.
-        let closure = database.closure(&program, &BTreeSet::new());
-        assert_eq!(closure, names(&["libone", "one-data", "tool-minimal"]));
+        let closure = names(&["libone", "one-data", "tool-minimal"]);
+        assert_eq!(database.select(&none, &none, &program, u64::MAX).chosen, closure);
         assert_eq!(database.packages["libone"].list, "libone:amd64.list");
         assert_eq!(database.resolve("removed"), None);
+    }
+
+    #[test]
+    fn what_is_too_large_is_left_out_and_the_nearest_comes_first() {
+        let database = Database::parse(TEXT.as_bytes(), Path::new("/nowhere"));
+        let (none, program) = (BTreeSet::new(), names(&["tool-minimal"]));
+        // tool-minimal has 3 KiB, libone 1, tool 2, and what tool provides is its dependency.
+        let selection = database.select(&none, &program, &none, 5 << 10);
+        assert_eq!(selection.chosen, names(&["libone", "one-data", "tool-minimal"]));
+        assert_eq!(selection.left_out, names(&["tool"]));
+        // The packages that own files come whatever they have, and so does what is named.
+        let selection = database.select(&names(&["tool"]), &program, &none, 0);
+        assert!(selection.chosen.contains("real") && selection.left_out.is_empty());
+        let selection = database.select(&none, &program, &none, 0);
+        assert_eq!(selection.chosen, program);
+        assert_eq!(selection.left_out, names(&["libone", "tool"]));
     }
 
     #[test]
@@ -474,11 +549,15 @@ Architecture: amd64
         let mut image = Image::new();
         let (program, _) = image.add(&tree, Path::new("/bin/tool")).unwrap();
         let no_programs = HashSet::new();
-        let of = |programs| Additions { programs: Some(programs), ..Additions::default() };
-        let packages = database.add(&tree, &mut image, &of(&no_programs)).unwrap();
+        let of = |programs| Additions {
+            programs: Some(programs),
+            most: 1 << 20,
+            ..Additions::default()
+        };
+        let packages = database.add(&tree, &mut image, &of(&no_programs)).unwrap().chosen;
         assert!(!packages.contains("real") && packages.contains("tool-minimal"), "{packages:?}");
         let programs = HashSet::from([program]);
-        let packages = database.add(&tree, &mut image, &of(&programs)).unwrap();
+        let packages = database.add(&tree, &mut image, &of(&programs)).unwrap().chosen;
         assert!(packages.contains("real") && !packages.contains("dpkg"), "{packages:?}");
         for path in [
             "/usr/lib/tool/mod.py",
@@ -494,7 +573,7 @@ Architecture: amd64
             assert!(!image.has(Path::new(path)), "{path}");
         }
         let essential = Additions { with_essential: true, ..of(&programs) };
-        let packages = database.add(&tree, &mut image, &essential).unwrap();
+        let packages = database.add(&tree, &mut image, &essential).unwrap().chosen;
         assert!(packages.contains("dpkg") && packages.contains("one-data"), "{packages:?}");
         let named = Additions { named: &["none".into()], ..Additions::default() };
         let error = database.add(&tree, &mut image, &named).unwrap_err();

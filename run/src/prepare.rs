@@ -6,7 +6,7 @@
 //! in it.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     env,
     ffi::{OsStr, OsString},
     fs,
@@ -36,8 +36,8 @@ use crate::{
 /// Building an image for longer than this is worth a line.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Packages with more bytes of data are not added unless the user names them.
-const MOST_PACKAGES: u64 = 1 << 30;
+/// Bytes up to which packages are added that the user has not named.
+const MOST_PACKAGES: u64 = 512 << 20;
 
 /// The system's shells (`man 5 shells`).
 const SHELLS: &str = "/etc/shells";
@@ -295,6 +295,7 @@ fn build(
             programs: wants_own.then_some(&programs),
             named: &settings.packages,
             with_essential: wants_own && runs_others,
+            most: MOST_PACKAGES,
         };
         add_packages(settings, &mut image, &additions)?;
         if wants_own {
@@ -356,7 +357,7 @@ fn followed(image: &Image, paths: &[PathBuf]) -> HashSet<PathBuf> {
     seen
 }
 
-/// Adds packages, unless they are out of all proportion.
+/// Adds packages.
 fn add_packages(settings: &Settings, image: &mut Image, additions: &Additions<'_>) -> Result<()> {
     let Some(database) = Database::open()? else {
         return match settings.packages.first() {
@@ -366,22 +367,16 @@ fn add_packages(settings: &Settings, image: &mut Image, additions: &Additions<'_
             None => Ok(()),
         };
     };
-    let before = image.clone();
-    let host = HostTree::new("/");
-    let names = database.add(&host, image, additions)?;
-    if settings.verbosity == Verbosity::Verbose && !names.is_empty() {
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        say(&format!("packages: {}", names.join(" ")));
+    let selection = database.add(&HostTree::new("/"), image, additions)?;
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
+    if settings.verbosity == Verbosity::Verbose && !selection.chosen.is_empty() {
+        say(&format!("packages: {}", list(&selection.chosen)));
     }
-    let added = image.data_len() - before.data_len();
-    if added > MOST_PACKAGES && settings.packages.is_empty() {
-        *image = before;
-        if settings.verbosity > Verbosity::Quiet {
-            say(&format!(
-                "the program's packages have {} MiB and are left out; name those that are needed with --package",
-                added >> 20
-            ));
-        }
+    if settings.verbosity == Verbosity::Verbose && !selection.left_out.is_empty() {
+        say(&format!(
+            "packages left out for their size, --package adds them: {}",
+            list(&selection.left_out)
+        ));
     }
     Ok(())
 }
