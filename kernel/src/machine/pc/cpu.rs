@@ -630,8 +630,8 @@ pub fn tsc() -> u64 {
 }
 
 /// Waits for an interrupt with interrupts on, and turns them off again. One that is pending already
-/// ends the wait at once: `sti` takes effect after `hlt` has begun.
+/// ends the wait at once, even where a non-maskable interrupt comes between.
 pub fn wait_for_interrupt() {
-    x86_64::instructions::interrupts::enable_and_hlt();
-    x86_64::instructions::interrupts::disable();
+    // SAFETY: the kernel runs on a kernel stack here, and holds no lock while it idles.
+    unsafe { traps::wait_for_interrupt() };
 }

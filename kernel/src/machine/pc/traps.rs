@@ -27,6 +27,10 @@
 //! that arrives before the jump finds in [`leave`] that it came after. Nothing is ever pushed on the
 //! application's stack.
 //!
+//! A non-maskable interrupt may come between `sti` and the instruction after it; what `sti` held back
+//! then arrives before that instruction. Both places where this matters are known: the long way's jump is
+//! treated as the short way's ([`leave`]), and a processor about to idle does not.
+//!
 //! # Rewritten sites
 //!
 //! A stub (`docs/rewriting.md`) jumps to a *stub entry* with rcx = return address, rax = number (or
@@ -120,6 +124,9 @@ trap_common:
     jmp 3f
 2:  // A stub entry still runs on the application's stack, and so does the last jump back to it.
     lea rcx, [rip + short_jump]
+    cmp rax, rcx
+    je 1b
+    lea rcx, [rip + long_jump]
     cmp rax, rcx
     je 1b
     lea rcx, [rip + stub_entries]
@@ -410,7 +417,19 @@ short_jump:
     popfq
     mov rsp, [rsp + 32]
     sti
+long_jump:
     jmp rcx
+
+    // Waits for an interrupt with interrupts on, and turns them off again.
+    .balign 16
+    .global wait_for_interrupt
+wait_for_interrupt:
+    sti
+idle_halt:
+    hlt
+idle_halted:
+    cli
+    ret
 
     .balign 16
     .global syscall_entry
@@ -613,6 +632,9 @@ unsafe extern "C" {
     static stub_entries_end: u8;
     static short_restore: u8;
     static short_jump: u8;
+    static long_jump: u8;
+    static idle_halt: u8;
+    static idle_halted: u8;
     static trapped_leaf_restore: u8;
     static trapped_leaf_jump: u8;
     static leaf_entries: [u8; LEAF_CALLS.len() * LEAF_LEN];
@@ -624,6 +646,12 @@ unsafe extern "C" {
     fn load_recoverable(at: u64) -> u64;
     /// Entry point for LSTAR.
     pub fn syscall_entry();
+    /// Waits for an interrupt with interrupts on, and turns them off again. One that is pending already
+    /// ends the wait at once.
+    ///
+    /// # Safety
+    /// The caller may be interrupted: it runs on a kernel stack.
+    pub fn wait_for_interrupt();
     /// Handler of the non-maskable interrupt.
     pub fn nmi_entry();
     fn thread_first_return();
@@ -737,6 +765,10 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
         FIRST_INTERRUPT.. => {
             super::apic::acknowledge(vector);
             trap::interrupt_in_kernel();
+            // A non-maskable interrupt between `sti` and `hlt` has let this one come before the wait.
+            if regs.rip == (&raw const idle_halt) as u64 {
+                regs.rip = (&raw const idle_halted) as u64;
+            }
         }
         // A program that traces itself by single steps is not followed into the kernel.
         1 if is_step_into_stub(regs) => regs.rflags &= !TRAP_FLAG,
@@ -820,7 +852,10 @@ fn leave(regs: &mut UserRegs) -> bool {
         regs.rsp = unsafe { *((regs.rsp + SHORT_RSP as u64) as *const u64) };
     } else if is_at(&raw const trapped_leaf_restore) {
         regs.rsp = cpu.user_rsp();
-    } else if !is_at(&raw const short_jump) && !is_at(&raw const trapped_leaf_jump) {
+    } else if ![&raw const short_jump, &raw const long_jump, &raw const trapped_leaf_jump]
+        .into_iter()
+        .any(is_at)
+    {
         return false;
     }
     regs.rip = regs.rcx;
