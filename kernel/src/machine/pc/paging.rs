@@ -331,6 +331,7 @@ pub(super) fn load_kernel_root() {
     let root = KERNEL_ROOTS[cpu::this().index].load(Ordering::Relaxed);
     // SAFETY: the kernel's own table lives for ever.
     unsafe { load_root(root) };
+    cpu::this().smp.set_loaded_root(kernel_root());
 }
 
 /// Serialises changes to the kernel's growing areas.
@@ -678,6 +679,7 @@ impl PageTable for ProcessTable {
             // SAFETY: the table has the kernel's half, and is freed only when it is not loaded
             // anywhere (see `drop`).
             unsafe { load_root(self.own_root()) };
+            cpu::this().smp.set_loaded_root(self.root);
         }
     }
 

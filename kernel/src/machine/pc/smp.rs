@@ -42,6 +42,8 @@ pub struct PerCpu {
     apic_id: u32,
     /// The page table that is loaded, or is about to be: its root.
     active_root: AtomicU64,
+    /// The page table that was loaded last: its root. It differs from the above for a few instructions.
+    loaded_root: AtomicU64,
     /// Nothing runs: see [`enter_idle`].
     is_idle: AtomicBool,
     /// Translations have been left stale.
@@ -77,6 +79,7 @@ impl PerCpu {
         Self {
             apic_id,
             active_root: AtomicU64::new(paging::kernel_root()),
+            loaded_root: AtomicU64::new(paging::kernel_root()),
             is_idle: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
             request: Request {
@@ -97,6 +100,11 @@ impl PerCpu {
     /// To be called before `root` is loaded, and before this processor is noted as using it.
     pub(super) fn set_active_root(&self, root: u64) {
         self.active_root.store(root, Ordering::SeqCst);
+    }
+
+    /// To be called once `root` is loaded: nothing is left of the table before it.
+    pub(super) fn set_loaded_root(&self, root: u64) {
+        self.loaded_root.store(root, Ordering::Release);
     }
 }
 
@@ -185,8 +193,11 @@ pub(super) fn flush_others(users: &AtomicU64, root: u64, pages: Option<&[u64]>) 
     for other in cpu::all().filter(|other| others & 1 << other.index != 0) {
         let smp = &other.smp;
         if smp.active_root.load(Ordering::SeqCst) != root {
-            // It notes itself anew, before it loads the table, should it come back.
-            forget_user(users, other, root);
+            // It notes itself anew, before it loads the table, should it come back. While it has this
+            // one loaded still, it must be found where the table goes away.
+            if smp.loaded_root.load(Ordering::Acquire) != root {
+                forget_user(users, other, root);
+            }
             continue;
         }
         if smp.is_idle.load(Ordering::SeqCst) {
