@@ -750,6 +750,19 @@ impl PageTable for FakePageTable {
         }
     }
 
+    fn share(&self, range: Range<UserAddr>, child: &dyn PageTable) -> Result<usize, OutOfMemory> {
+        self.protect(range.clone(), &mut |entry| entry.protection - Protection::WRITE);
+        let mut count = 0;
+        let mut result = Ok(());
+        self.visit(range, &mut |at, entry| {
+            if result.is_ok() {
+                result = child.map(at, entry.page.clone(), entry.protection);
+                count += 1;
+            }
+        });
+        result.map(|()| count)
+    }
+
     fn relocate(&self, from: Range<UserAddr>, to: UserAddr) -> Result<(), OutOfMemory> {
         let range = check_range(&from);
         let to = check_page(to);

@@ -285,10 +285,16 @@ fn refs(frame: Frame) -> Option<&'static AtomicU32> {
     if frame.0 >= FRAME_LIMIT.load(Ordering::Relaxed) || crate::machine::is_image_frame(frame) {
         return None;
     }
+    Some(counter(frame))
+}
+
+/// The reference count of a frame that the allocator manages.
+fn counter(frame: Frame) -> &'static AtomicU32 {
+    debug_assert!(frame.0 < FRAME_LIMIT.load(Ordering::Relaxed));
     let infos = INFOS.load(Ordering::Relaxed);
     // SAFETY: within the array, which lives for ever; the count is only ever touched as an atomic
     // once the frame has been handed out.
-    Some(unsafe { &(*infos.add(frame.0 as usize)).refs })
+    unsafe { &(*infos.add(frame.0 as usize)).refs }
 }
 
 /// Adds a reference.
@@ -296,6 +302,23 @@ pub fn retain(frame: Frame) {
     if let Some(refs) = refs(frame) {
         refs.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// [`retain`] for a frame that the allocator manages.
+pub fn retain_counted(frame: Frame) {
+    counter(frame).fetch_add(1, Ordering::Relaxed);
+}
+
+/// [`release`] for a frame that the allocator manages.
+pub fn release_counted(frame: Frame) {
+    if counter(frame).fetch_sub(1, Ordering::AcqRel) == 1 {
+        ALLOCATOR.lock().free(frame.0 as u32, 0);
+    }
+}
+
+/// Whether the frame's references are counted: the allocator manages it.
+pub fn is_counted(frame: Frame) -> bool {
+    refs(frame).is_some()
 }
 
 /// Takes a reference away; frees the frame with the last.

@@ -129,6 +129,13 @@ pub trait PageTable: Send + Sync {
     /// are not to be counted there.
     fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &Entry));
 
+    /// Maps the pages of `range` into `child` as well, where nothing is mapped there, writable in
+    /// neither; gives their number. `child` is of the same type, and nobody uses it yet.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; then some of the pages have been mapped.
+    fn share(&self, range: Range<UserAddr>, child: &dyn PageTable) -> Result<usize, OutOfMemory>;
+
     /// Moves what is mapped in `from` to `to` (same length, not overlapping, nothing mapped there).
     ///
     /// # Errors

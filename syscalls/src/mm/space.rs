@@ -643,8 +643,9 @@ impl AddressSpace {
                 && (vma.is_anonymous() || vma.has_private_pages)
                 && !vma.flags.contains(VmaFlags::WIPE_ON_FORK);
             if copies {
-                let count = self.share_pages(&child, vma)?;
-                child_guard.accounts.mapped(count);
+                let range = UserAddr(vma.start)..UserAddr(vma.end);
+                let count = self.table.share(range, &*child.table)?;
+                child_guard.accounts.mapped(count as u64);
             }
             let mut copy = vma.clone();
             copy.flags.remove(VmaFlags::LOCKED | VmaFlags::LOCK_ON_FAULT);
@@ -653,25 +654,6 @@ impl AddressSpace {
         }
         drop(child_guard);
         Ok(child)
-    }
-
-    /// Maps the pages of a private area into a child as well, writable in neither; gives their
-    /// number.
-    fn share_pages(&self, child: &Self, vma: &Vma) -> Result<u64, OutOfMemory> {
-        let range = UserAddr(vma.start)..UserAddr(vma.end);
-        if vma.protection.contains(Protection::WRITE) {
-            self.table.protect(range.clone(), &mut |entry| entry.protection - Protection::WRITE);
-        }
-        let mut count = 0;
-        let mut result = Ok(());
-        self.table.visit(range, &mut |at, entry| {
-            if result.is_ok() {
-                let protection = entry.protection - Protection::WRITE;
-                result = child.table.map(at, entry.page.clone(), protection);
-                count += u64::from(result.is_ok());
-            }
-        });
-        result.map(|()| count)
     }
 
     /// Calls `visit` for each area, by address, with the lock held.

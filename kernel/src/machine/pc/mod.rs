@@ -17,6 +17,8 @@ pub mod timer;
 pub mod traps;
 mod virtio;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use hx_syscalls::platform::Frame;
 use hx_syscalls::sync::Once;
 use start_info::BootInfo;
@@ -45,12 +47,14 @@ static IMAGES: Once<Images> = Once::new();
 /// Whether the frame belongs to the kernel's image or to files in memory rather than to the
 /// allocator: such frames are neither counted nor freed.
 pub fn is_image_frame(frame: Frame) -> bool {
-    let Some(images) = IMAGES.get() else { return false };
-    let at = frame.0 * frames::FRAME_SIZE;
-    [images.root, images.module, paging::kernel_range()]
-        .iter()
-        .any(|range| (range.start & !0xfff) <= at && at < range.end)
+    IMAGE_FRAMES.iter().any(|(first, count)| {
+        frame.0.wrapping_sub(first.load(Ordering::Relaxed)) < count.load(Ordering::Relaxed)
+    })
 }
+
+/// First frame and number of frames of root image, module and kernel.
+static IMAGE_FRAMES: [(AtomicU64, AtomicU64); 3] =
+    [const { (AtomicU64::new(0), AtomicU64::new(0)) }; 3];
 
 /// The frame at this page-aligned offset of the files in memory: the root image, then, from the next
 /// page boundary on, module 0.
@@ -101,6 +105,11 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
         return Err("too little memory: kernel and files overlap, give the machine more with -m");
     }
     IMAGES.call_once(|| Images { root, module });
+    for ((first, count), range) in IMAGE_FRAMES.iter().zip([root, module, kernel]) {
+        let start = range.start / frames::FRAME_SIZE;
+        first.store(start, Ordering::Relaxed);
+        count.store(range.end.div_ceil(frames::FRAME_SIZE) - start, Ordering::Relaxed);
+    }
     let fresh = match word("fresh") {
         Some("zero") => FreshMemory::Zeroed,
         _ => FreshMemory::Unknown,

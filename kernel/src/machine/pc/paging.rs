@@ -67,6 +67,9 @@ const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
 /// Ignored by the processor: mapped without read permission, so not present, but owning a page.
 const PARKED: u64 = 1 << 9;
+/// Ignored by the processor: the page is known to be one whose references are counted
+/// ([`frames::is_counted`]). Without it, that is to be found out.
+const COUNTED: u64 = 1 << 10;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
@@ -152,13 +155,18 @@ fn descend(entry: &AtomicU64, extra: u64) -> Result<&'static Table, OutOfMemory>
     Ok(table(new))
 }
 
-/// The entry of the lowest level for `address`, tables made on the way.
-fn leaf(root: u64, address: u64, extra: u64) -> Result<&'static AtomicU64, OutOfMemory> {
+/// The table of the lowest level for `address`, tables made on the way.
+fn leaf_table(root: u64, address: u64, extra: u64) -> Result<&'static Table, OutOfMemory> {
     let mut level = table(root);
     for depth in (1..4).rev() {
         level = descend(&level[index(address, depth)], extra)?;
     }
-    Ok(&level[index(address, 0)])
+    Ok(level)
+}
+
+/// The entry of the lowest level for `address`, tables made on the way.
+fn leaf(root: u64, address: u64, extra: u64) -> Result<&'static AtomicU64, OutOfMemory> {
+    Ok(&leaf_table(root, address, extra)?[index(address, 0)])
 }
 
 /// The entry of the lowest level for `address`, if the tables are there.
@@ -430,16 +438,21 @@ impl ProcessTable {
 
     /// [`leaf`] of this table.
     fn leaf(&self, address: u64) -> Result<&'static AtomicU64, OutOfMemory> {
+        Ok(&self.leaf_table(address)?[index(address, 0)])
+    }
+
+    /// [`leaf_table`] of this table.
+    fn leaf_table(&self, address: u64) -> Result<&'static Table, OutOfMemory> {
         let slot = index(address, 3);
         let is_new = table(self.root)[slot].load(Ordering::Relaxed) & PRESENT == 0;
-        let entry = leaf(self.root, address, APPLICATION)?;
+        let leaves = leaf_table(self.root, address, APPLICATION)?;
         if is_new {
             let value = table(self.root)[slot].load(Ordering::Relaxed);
             for root in &self.other_roots {
                 table(*root)[slot].store(value, Ordering::Release);
             }
         }
-        Ok(entry)
+        Ok(leaves)
     }
 
     /// This processor's root.
@@ -454,6 +467,13 @@ impl ProcessTable {
         // x86 has no write-only or execute-only pages without protection keys: any right makes a
         // page readable, as under Linux.
         if protection.is_empty() { PARKED } else { kernel_flags(protection) | APPLICATION }
+    }
+
+    /// The entry that takes over `page`.
+    fn owning(page: Page, protection: Protection) -> u64 {
+        let frame = page.into_raw();
+        let counted = if frames::is_counted(frame) { COUNTED } else { 0 };
+        (frame.0 * FRAME_SIZE) | Self::flags(protection) | counted
     }
 
     fn protection(value: u64) -> Protection {
@@ -495,7 +515,7 @@ impl ProcessTable {
             // The entry goes on owning its page.
             let old = entry.load(Ordering::Relaxed);
             if old & PRESENT != 0 {
-                entry.swap(old & ADDRESS | PARKED, Ordering::AcqRel);
+                entry.swap(old & (ADDRESS | COUNTED) | PARKED, Ordering::AcqRel);
                 flush.add(at);
             }
         });
@@ -567,7 +587,7 @@ impl PageTable for ProcessTable {
     fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory> {
         let entry = self.leaf(at.0)?;
         debug_assert_eq!(entry.load(Ordering::Relaxed) & (PRESENT | PARKED), 0);
-        entry.store((page.into_raw().0 * FRAME_SIZE) | Self::flags(protection), Ordering::Release);
+        entry.store(Self::owning(page, protection), Ordering::Release);
         Ok(())
     }
 
@@ -578,7 +598,7 @@ impl PageTable for ProcessTable {
         protection: Protection,
     ) -> Result<Option<Page>, OutOfMemory> {
         let entry = self.leaf(at.0)?;
-        let new = (page.into_raw().0 * FRAME_SIZE) | Self::flags(protection);
+        let new = Self::owning(page, protection);
         let old = entry.swap(new, Ordering::AcqRel);
         if old & PRESENT != 0 {
             let mut flush = Flush::new(self);
@@ -628,7 +648,7 @@ impl PageTable for ProcessTable {
             let flags = Self::flags(change(&entry_of(old)));
             // Processors set the two bits at any time.
             let new = loop {
-                let new = old & (ADDRESS | ACCESSED | DIRTY) | flags;
+                let new = old & (ADDRESS | ACCESSED | DIRTY | COUNTED) | flags;
                 if new == old {
                     return;
                 }
@@ -651,6 +671,35 @@ impl PageTable for ProcessTable {
         self.walk(range, |at, entry| {
             visit(UserAddr(at), &entry_of(entry.load(Ordering::Relaxed)));
         });
+    }
+
+    fn share(&self, range: Range<UserAddr>, child: &dyn PageTable) -> Result<usize, OutOfMemory> {
+        let child =
+            child.as_any().downcast_ref::<Self>().expect("all page tables are of this type");
+        let mut count = 0;
+        let mut result = Ok(());
+        let mut is_stale = false;
+        if range.start < range.end {
+            walk_leaf_tables(table(self.root), 3, range.start.0..range.end.0, &mut |at, own| {
+                match child.leaf_table(at) {
+                    _ if result.is_err() => {}
+                    Ok(leaves) => {
+                        let (shared, lost) = share_entries(own, &leaves[index(at, 0)..]);
+                        count += shared;
+                        is_stale |= lost;
+                    }
+                    Err(error) => result = Err(error),
+                }
+            });
+        }
+        if is_stale {
+            // After a fork the processor changes tables anyway: what is flushed one by one is as good
+            // as lost.
+            let mut flush = Flush::new(self);
+            flush.count = SINGLE_FLUSHES + 1;
+            flush.now();
+        }
+        result.map(|()| count)
     }
 
     fn relocate(&self, from: Range<UserAddr>, to: UserAddr) -> Result<(), OutOfMemory> {
@@ -695,17 +744,13 @@ impl Drop for ProcessTable {
             load_kernel_root();
         }
         smp::leave_table(self.users.swap(0, Ordering::SeqCst), self.root);
-        self.unmap(UserAddr(0)..UserAddr(KERNEL_HALF_START_OF_GAP));
-        let mut tables = Vec::new();
-        collect_tables(self.root, 3, &mut tables);
-        for phys in tables.into_iter().chain(self.other_roots.drain(..)) {
-            frames::release(Frame(phys / FRAME_SIZE));
+        // Nobody has translations of it any more.
+        free_table(self.root, 3);
+        for phys in self.other_roots.drain(..) {
+            frames::release_counted(Frame(phys / FRAME_SIZE));
         }
     }
 }
-
-/// One past the last address of the low half.
-const KERNEL_HALF_START_OF_GAP: u64 = 1 << 47;
 
 /// [`ProcessTable::walk`] below one table, for a range that is not empty and within what it maps.
 fn walk_table(
@@ -731,6 +776,55 @@ fn walk_table(
     }
 }
 
+/// Calls `visit` with the part of each table of the lowest level that maps some of `range`, which is as
+/// for [`walk_table`], and the first address of that part.
+fn walk_leaf_tables(
+    entries: &'static Table,
+    depth: u32,
+    range: Range<u64>,
+    visit: &mut impl FnMut(u64, &'static [AtomicU64]),
+) {
+    let (first, last) = (index(range.start, depth), index(range.end - 1, depth));
+    if depth == 0 {
+        return visit(range.start, &entries[first..=last]);
+    }
+    let span = 1 << (12 + 9 * depth);
+    let first_at = range.start & !(span - 1);
+    for (slot, entry) in occupied(&entries[first..=last]) {
+        let value = entry.load(Ordering::Relaxed);
+        if value & PRESENT != 0 {
+            let at = first_at + slot as u64 * span;
+            let within = at.max(range.start)..(at + span).min(range.end);
+            walk_leaf_tables(table(value & ADDRESS), depth - 1, within, visit);
+        }
+    }
+}
+
+/// Gives the pages of `own` to `new` as well, writable in neither. Gives their number, and whether one
+/// was writable.
+fn share_entries(own: &[AtomicU64], new: &[AtomicU64]) -> (usize, bool) {
+    let (mut count, mut lost) = (0, false);
+    for (own, new) in own.iter().zip(new) {
+        let old = own.load(Ordering::Relaxed);
+        if old & (PRESENT | PARKED) == 0 {
+            continue;
+        }
+        if old & WRITABLE != 0 {
+            own.fetch_and(!WRITABLE, Ordering::AcqRel);
+            lost = true;
+        }
+        let frame = Frame((old & ADDRESS) / FRAME_SIZE);
+        if old & COUNTED != 0 {
+            frames::retain_counted(frame);
+        } else {
+            frames::retain(frame);
+        }
+        new.store(old & !(WRITABLE | ACCESSED | DIRTY), Ordering::Relaxed);
+        count += 1;
+    }
+    (count, lost)
+}
+
 /// Entries that are not zero, and some of their neighbours, with their places: most tables are nearly
 /// empty, and are looked through eight entries at a time.
 fn occupied(entries: &'static [AtomicU64]) -> impl Iterator<Item = (usize, &'static AtomicU64)> {
@@ -745,15 +839,18 @@ fn occupied(entries: &'static [AtomicU64]) -> impl Iterator<Item = (usize, &'sta
     of_groups.chain(rest.iter().enumerate().map(move |(within, entry)| (rest_at + within, entry)))
 }
 
-fn collect_tables(phys: u64, level: u32, into: &mut Vec<u64>) {
-    if level > 0 {
-        let entries = if level == 3 { 256 } else { 512 };
-        for (_, entry) in occupied(&table(phys)[..entries]) {
-            let value = entry.load(Ordering::Relaxed);
-            if value & PRESENT != 0 {
-                collect_tables(value & ADDRESS, level - 1, into);
-            }
+/// Gives back a process' table that no processor uses, with all pages and tables below it.
+fn free_table(phys: u64, level: u32) {
+    let entries = if level == 3 { 256 } else { 512 };
+    for (_, entry) in occupied(&table(phys)[..entries]) {
+        let value = entry.load(Ordering::Relaxed);
+        let frame = Frame((value & ADDRESS) / FRAME_SIZE);
+        match value & (PRESENT | PARKED | COUNTED) {
+            0 => {}
+            _ if level > 0 => free_table(value & ADDRESS, level - 1),
+            owned if owned & COUNTED != 0 => frames::release_counted(frame),
+            _ => frames::release(frame),
         }
     }
-    into.push(phys);
+    frames::release_counted(Frame(phys / FRAME_SIZE));
 }
