@@ -97,6 +97,12 @@ pub enum FreshMemory {
     Unknown,
 }
 
+/// Order of the largest block that begins at `start` and ends at `end` or before.
+fn largest_block(start: u64, end: u64) -> usize {
+    let aligned = start.trailing_zeros() as usize;
+    aligned.min(ORDERS - 1).min((end - start).ilog2() as usize)
+}
+
 impl Allocator {
     fn info(&mut self, frame: u32) -> &mut FrameInfo {
         debug_assert!(u64::from(frame) < self.frame_limit);
@@ -148,8 +154,7 @@ impl Allocator {
     /// Puts the frames from `start` to `end` on the lists.
     fn insert(&mut self, mut start: u64, end: u64) {
         while start < end {
-            let order = (start.trailing_zeros() as usize).min(ORDERS - 1);
-            let order = order.min((end - start).ilog2() as usize);
+            let order = largest_block(start, end);
             self.push(start as u32, order);
             start += 1 << order;
         }
@@ -184,6 +189,15 @@ impl Allocator {
         };
         self.free -= 1 << order;
         Some((frame, fresh))
+    }
+
+    /// Frees the frames from `start` to `end`.
+    fn free_all(&mut self, mut start: u64, end: u64) {
+        while start < end {
+            let order = largest_block(start, end);
+            self.free(start as u32, order);
+            start += 1 << order;
+        }
     }
 
     fn free(&mut self, mut frame: u32, mut order: usize) {
@@ -268,6 +282,25 @@ pub fn free_block(frame: Frame, order: usize) {
         *allocator.info(frame.0 as u32 + index).refs.get_mut() = 0;
     }
     allocator.free(frame.0 as u32, order);
+}
+
+/// `count` frames in a row, of undefined content, aligned to the next power of two. They are not
+/// counted: they are given back by [`free_run`] as a whole.
+pub fn alloc_run(count: u64, purpose: Purpose) -> Option<(Frame, FreshMemory)> {
+    let order = count.next_power_of_two().ilog2() as usize;
+    if order >= ORDERS {
+        return None;
+    }
+    let mut allocator = ALLOCATOR.lock();
+    let (frame, fresh) = allocator.alloc(order, purpose)?;
+    let frame = u64::from(frame);
+    allocator.free_all(frame + count, frame + (1 << order));
+    Some((Frame(frame), fresh))
+}
+
+/// Gives the frames of [`alloc_run`] back.
+pub fn free_run(frame: Frame, count: u64) {
+    ALLOCATOR.lock().free_all(frame.0, frame.0 + count);
 }
 
 /// A zeroed frame with one reference.

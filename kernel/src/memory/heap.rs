@@ -1,10 +1,13 @@
-//! The kernel heap: talc, growing by blocks of frames.
+//! The kernel heap: talc, growing by blocks of frames, for what is smaller than a frame or two; what is
+//! larger has frames of its own.
 //!
 //! talc rather than `linked_list_allocator`: allocation is constant-time by size class instead of a
-//! walk over the holes.
+//! walk over the holes. But talc gives nothing back, so that the buffers of ten thousand connections
+//! would be the heap's for ever: frames go back where they came from, and are the application's again.
 
 use core::{
-    alloc::Layout,
+    alloc::{GlobalAlloc, Layout},
+    ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -16,8 +19,10 @@ use talc::{
     sync::TalcLock,
 };
 
-use super::frames::{self, FRAME_SIZE, Purpose};
-use crate::machine::phys_to_virt;
+use hx_syscalls::platform::Frame;
+
+use super::frames::{self, FRAME_SIZE, FreshMemory, Purpose};
+use crate::machine::{phys_to_virt, virt_to_phys};
 
 /// The heap grows by at least this many frames (as a power of two): 64 KiB.
 const GROWTH_ORDER: usize = 4;
@@ -69,5 +74,88 @@ unsafe impl RawMutex for RawLock {
     }
 }
 
+/// Allocations of this many bytes and more have frames of their own.
+const LARGE: usize = FRAME_SIZE as usize;
+
+/// See the module.
+struct Heap {
+    small: TalcLock<RawLock, FrameSource, DefaultBinning>,
+}
+
+/// Whether an allocation has frames of its own. Those are aligned to a frame at least, and nothing in
+/// the kernel asks for more.
+fn is_large(layout: Layout) -> bool {
+    layout.size() >= LARGE && layout.align() <= FRAME_SIZE as usize
+}
+
+fn frames_of(size: usize) -> u64 {
+    (size as u64).div_ceil(FRAME_SIZE)
+}
+
+impl Heap {
+    /// `FreshMemory::Unknown` where nothing was to be had, too.
+    fn alloc_large(size: usize) -> (*mut u8, FreshMemory) {
+        match frames::alloc_run(frames_of(size), Purpose::Kernel) {
+            Some((frame, fresh)) => (phys_to_virt(frame.0 * FRAME_SIZE), fresh),
+            None => (ptr::null_mut(), FreshMemory::Unknown),
+        }
+    }
+}
+
+// SAFETY: small allocations are talc's. Large ones are frames that belong to nobody else until they are
+// given back, aligned to a frame; `is_large` says the same of a layout each time.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_large(layout) {
+            return Self::alloc_large(layout.size()).0;
+        }
+        // SAFETY: the caller's.
+        unsafe { self.small.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_large(layout) {
+            let (start, fresh) = Self::alloc_large(layout.size());
+            if !start.is_null() && fresh == FreshMemory::Unknown {
+                // SAFETY: just allocated, of this size.
+                unsafe { start.write_bytes(0, layout.size()) };
+            }
+            return start;
+        }
+        // SAFETY: the caller's.
+        unsafe { self.small.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        if is_large(layout) {
+            let frame = Frame(virt_to_phys(start as u64) / FRAME_SIZE);
+            return frames::free_run(frame, frames_of(layout.size()));
+        }
+        // SAFETY: the caller's.
+        unsafe { self.small.dealloc(start, layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: the caller has seen that `size` makes a layout.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (is_large(layout), is_large(wanted)) {
+            // SAFETY: the caller's.
+            (false, false) => return unsafe { self.small.realloc(start, layout, size) },
+            (true, true) if frames_of(layout.size()) == frames_of(size) => return start,
+            _ => {}
+        }
+        // SAFETY: `size` is not 0.
+        let new = unsafe { self.alloc(wanted) };
+        if !new.is_null() {
+            // SAFETY: two allocations, of at least so many bytes; the first is given back as it was made.
+            unsafe {
+                ptr::copy_nonoverlapping(start, new, layout.size().min(size));
+                self.dealloc(start, layout);
+            }
+        }
+        new
+    }
+}
+
 #[global_allocator]
-static HEAP: TalcLock<RawLock, FrameSource, DefaultBinning> = TalcLock::new(FrameSource);
+static HEAP: Heap = Heap { small: TalcLock::new(FrameSource) };

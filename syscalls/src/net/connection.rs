@@ -6,7 +6,6 @@
 use alloc::{
     collections::VecDeque,
     sync::{Arc, Weak},
-    vec,
     vec::Vec,
 };
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -23,7 +22,7 @@ use super::{
 };
 use crate::{
     Errno,
-    platform::platform,
+    platform::{MemoryInfo, platform},
     sync::Mutex,
     wait::{PollEvents, WaitQueue},
 };
@@ -82,6 +81,9 @@ pub enum LinkId {
 /// How long a connection attempt goes on: six retransmissions (`tcp_syn_retries`).
 const CONNECT_TIMEOUT_S: u64 = 127;
 
+/// How long an answer to a first segment goes on: five retransmissions (`tcp_synack_retries`).
+const ACCEPT_TIMEOUT_NS: u64 = 63_000_000_000;
+
 /// How long an acknowledgement waits for data to go along with: Linux's least (`TCP_DELACK_MIN`). Two
 /// full segments are acknowledged at once.
 const ACK_DELAY: Duration = Duration::from_millis(40);
@@ -129,6 +131,8 @@ pub struct Core {
     pub is_dirty: bool,
     /// It has left the stack's table.
     pub is_gone: bool,
+    /// When it was made.
+    started_ns: u64,
     /// When something came from the peer last, or the first of what it has not acknowledged was given.
     pub heard_ns: u64,
     /// Options.
@@ -164,21 +168,76 @@ pub enum Start {
     Listen(Weak<Listener>),
 }
 
-/// Sizes of a connection's buffers: receive, send.
+/// Sizes of a connection's buffers, in bytes, where the application has not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffers(pub usize, pub usize);
+pub struct Buffers {
+    /// What waits to be read.
+    pub receive: usize,
+    /// What is to be sent, or to be acknowledged.
+    pub send: usize,
+    /// Neither is larger, whatever the application has said.
+    pub limit: usize,
+}
+
+impl Buffers {
+    /// Buffers are no smaller, unless the application wants them so.
+    const LEAST: usize = 4 << 10;
+
+    /// For one connection more, when there are `connections` and so much memory is free: many
+    /// connections make do with small buffers.
+    ///
+    /// # Errors
+    /// `ENOBUFS` where memory is low (`man 7 tcp`, `tcp_mem`).
+    pub fn fitting(connections: usize, memory: MemoryInfo) -> Result<Self, Errno> {
+        // A connection's share of what is free, and what is left to others.
+        const SHARE: u64 = 64;
+        const PAGE: u64 = 4096;
+        let spare = (memory.total_frames / 32).clamp(16, 256);
+        let free = memory.free_frames.checked_sub(spare).ok_or(Errno::ENOBUFS)? * PAGE;
+        let limit = ((free / SHARE) as usize).next_power_of_two().max(Self::LEAST);
+        let (receive, send) = match connections {
+            0..64 => (64 << 10, 64 << 10),
+            64..512 => (32 << 10, 32 << 10),
+            512..2048 => (16 << 10, 16 << 10),
+            _ => (4 << 10, 8 << 10),
+        };
+        Ok(Self { receive: receive.min(limit), send: send.min(limit), limit })
+    }
+
+    /// A buffer of so many bytes, or of fewer where memory lies in small pieces.
+    fn make(self, size: usize) -> Result<SocketBuffer<'static>, Errno> {
+        let mut size = size.min(self.limit);
+        loop {
+            let mut buffer = Vec::new();
+            if buffer.try_reserve_exact(size).is_ok() {
+                buffer.resize(size, 0);
+                return Ok(SocketBuffer::new(buffer));
+            }
+            if size <= Self::LEAST {
+                return Err(Errno::ENOBUFS);
+            }
+            size /= 2;
+        }
+    }
+}
 
 impl Core {
     /// A closed socket with the given options.
-    #[must_use]
-    pub fn new(buffers: Buffers, options: TcpOptions, start: &Start, link: LinkId) -> Self {
-        let clamp = |wanted: Option<u32>, default: usize| {
+    ///
+    /// # Errors
+    /// `ENOBUFS` where there is no memory for its buffers.
+    pub fn new(
+        buffers: Buffers,
+        options: TcpOptions,
+        start: &Start,
+        link: LinkId,
+    ) -> Result<Self, Errno> {
+        let wanted = |wanted: Option<u32>, default: usize| {
             wanted.map_or(default, |wanted| (wanted as usize).clamp(2048, 4 << 20))
         };
-        let receive = clamp(options.receive_buffer, buffers.0);
-        let send = clamp(options.send_buffer, buffers.1);
-        let mut socket =
-            Socket::new(SocketBuffer::new(vec![0; receive]), SocketBuffer::new(vec![0; send]));
+        let receive = buffers.make(wanted(options.receive_buffer, buffers.receive))?;
+        let send = buffers.make(wanted(options.send_buffer, buffers.send))?;
+        let mut socket = Socket::new(receive, send);
         socket.set_tsval_generator(Some(timestamp));
         if link == LinkId::Card {
             socket.set_congestion_control(CongestionControl::Reno);
@@ -192,6 +251,7 @@ impl Core {
         }
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
+        let now_ns = platform().monotonic_ns();
         let mut core = Self {
             sockets,
             handle,
@@ -208,11 +268,12 @@ impl Core {
             later_ns: u64::MAX,
             is_dirty: false,
             is_gone: false,
-            heard_ns: platform().monotonic_ns(),
+            started_ns: now_ns,
+            heard_ns: now_ns,
             options,
         };
         core.apply_options();
-        core
+        Ok(core)
     }
 
     /// smoltcp's socket.
@@ -324,7 +385,8 @@ impl Core {
             return Some(since.max(self.heard_ns).saturating_add(ORPHAN_TIMEOUT_NS));
         }
         if !self.was_established {
-            return None;
+            let is_answering = self.listener.is_some() && socket.state() == State::SynReceived;
+            return is_answering.then(|| self.started_ns.saturating_add(ACCEPT_TIMEOUT_NS));
         }
         if socket.send_queue() > 0 {
             let limit = match options.user_timeout_ms {
@@ -370,21 +432,45 @@ pub struct Listener {
     pub backlog: AtomicU32,
     /// Connections that are being made.
     pub half_open: AtomicUsize,
+    /// Those, the oldest first; and some that no longer are.
+    pub beginnings: Mutex<VecDeque<Weak<Connection>>>,
     /// `shutdown` or `close` has ended it.
     pub is_closed: core::sync::atomic::AtomicBool,
 }
 
 /// Connections in the making that one socket keeps at most (`tcp_max_syn_backlog`).
-const HALF_OPEN_LIMIT: usize = 128;
+pub const HALF_OPEN_LIMIT: usize = 128;
 
 impl Listener {
     /// Whether a further connection may begin: as in Linux, one more waits than `listen` says.
     #[must_use]
     pub fn has_room(&self) -> bool {
         let backlog = self.backlog.load(Ordering::Relaxed) as usize;
-        self.half_open.load(Ordering::Relaxed) < HALF_OPEN_LIMIT
-            && self.pending.lock().len() <= backlog
-            && !self.is_closed.load(Ordering::Relaxed)
+        self.pending.lock().len() <= backlog && !self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// Notes a connection that begins; gives the one that has to go for it, where there are too many.
+    /// The oldest goes: of a flood nobody answers, while who means it has been through long since.
+    pub fn begin(&self, connection: &Arc<Connection>) -> Option<Arc<Connection>> {
+        let count = self.half_open.fetch_add(1, Ordering::Relaxed);
+        let mut beginnings = self.beginnings.lock();
+        beginnings.push_back(Arc::downgrade(connection));
+        let is_beginning = |connection: &Arc<Connection>| {
+            let core = connection.core.lock();
+            core.listener.is_some() && !core.is_gone
+        };
+        let mut oldest = || {
+            core::iter::from_fn(|| beginnings.pop_front())
+                .find_map(|oldest| oldest.upgrade().filter(&is_beginning))
+        };
+        if count >= HALF_OPEN_LIMIT {
+            return oldest().filter(|oldest| !Arc::ptr_eq(oldest, connection));
+        }
+        // What has become of the others is looked at now and then.
+        if beginnings.len() > 2 * HALF_OPEN_LIMIT {
+            beginnings.retain(|other| other.upgrade().is_some_and(|other| is_beginning(&other)));
+        }
+        None
     }
 
     /// Whether it takes connections to `local`, and how exactly it has been told to.

@@ -17,8 +17,12 @@ use crate::{Errno, platform::platform, sync::Mutex};
 /// `ip_local_port_range`.
 pub const EPHEMERAL: core::ops::RangeInclusive<u16> = 32_768..=60_999;
 
+/// Who has each port.
+type Holders = Mutex<BTreeMap<u16, Vec<Weak<Binding>>>>;
+
 /// A port in use, until it is dropped.
 pub struct Binding {
+    among: Arc<Holders>,
     /// Address and port.
     pub local: Endpoint,
     domain: Domain,
@@ -46,9 +50,9 @@ pub struct Wanted {
     pub reuses_port: Option<u32>,
 }
 
-/// The ports of a protocol.
+/// The ports of a protocol. The lock is a leaf; a [`Binding`] that is dropped takes it.
 #[derive(Default)]
-pub struct Ports(Mutex<BTreeMap<u16, Vec<Weak<Binding>>>>);
+pub struct Ports(Arc<Holders>);
 
 /// Whether addresses overlap: an unspecified one takes in all of its family, that of IPv6 those of IPv4
 /// too.
@@ -81,6 +85,22 @@ impl Binding {
     }
 }
 
+impl Drop for Binding {
+    fn drop(&mut self) {
+        forget_unused(&mut self.among.lock(), self.local.port);
+    }
+}
+
+/// Clears away who no longer has a port.
+fn forget_unused(ports: &mut BTreeMap<u16, Vec<Weak<Binding>>>, port: u16) {
+    if let Some(holders) = ports.get_mut(&port) {
+        holders.retain(|holder| holder.strong_count() > 0);
+        if holders.is_empty() {
+            ports.remove(&port);
+        }
+    }
+}
+
 /// Protocols with ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -96,17 +116,19 @@ impl Ports {
     /// # Errors
     /// `EADDRINUSE`, also where none is free.
     pub fn bind(&self, mut wanted: Wanted, kind: Protocol) -> Result<Arc<Binding>, Errno> {
+        // Let go of after the lock, which the last holder takes.
+        let others: Vec<Arc<Binding>>;
         let mut ports = self.0.lock();
         if wanted.local.port == 0 {
-            wanted.local.port = free_port(&mut ports).ok_or(Errno::EADDRINUSE)?;
-        } else if let Some(holders) = ports.get_mut(&wanted.local.port) {
-            holders.retain(|holder| holder.strong_count() > 0);
-            let mut others = holders.iter().filter_map(Weak::upgrade);
-            if others.any(|other| other.conflicts(&wanted, kind)) {
+            wanted.local.port = free_port(&ports).ok_or(Errno::EADDRINUSE)?;
+        } else if let Some(holders) = ports.get(&wanted.local.port) {
+            others = holders.iter().filter_map(Weak::upgrade).collect();
+            if others.iter().any(|other| other.conflicts(&wanted, kind)) {
                 return Err(Errno::EADDRINUSE);
             }
         }
         let binding = Arc::new(Binding {
+            among: self.0.clone(),
             local: wanted.local,
             domain: wanted.domain,
             v6_only: wanted.v6_only,
@@ -120,7 +142,7 @@ impl Ports {
 }
 
 /// A port that nobody has, from a random place on.
-fn free_port(ports: &mut BTreeMap<u16, Vec<Weak<Binding>>>) -> Option<u16> {
+fn free_port(ports: &BTreeMap<u16, Vec<Weak<Binding>>>) -> Option<u16> {
     let count = EPHEMERAL.end() - EPHEMERAL.start() + 1;
     let mut random = [0; 2];
     platform().fill_random(&mut random);
@@ -128,14 +150,46 @@ fn free_port(ports: &mut BTreeMap<u16, Vec<Weak<Binding>>>) -> Option<u16> {
     for step in 0..count {
         let offset = (u32::from(start) + u32::from(step)) % u32::from(count);
         let port = EPHEMERAL.start() + offset as u16;
-        match ports.get(&port) {
-            None => return Some(port),
-            Some(holders) if holders.iter().all(|holder| holder.strong_count() == 0) => {
-                ports.remove(&port);
-                return Some(port);
-            }
-            Some(_) => {}
+        let is_held =
+            |holders: &Vec<Weak<Binding>>| holders.iter().any(|holder| holder.strong_count() > 0);
+        if !ports.get(&port).is_some_and(is_held) {
+            return Some(port);
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_nobody_has_are_forgotten() {
+        crate::testing::init();
+        let ports = Ports::default();
+        let wanted = |port| Wanted {
+            local: Endpoint { addr: [127, 0, 0, 1].into(), port },
+            domain: Domain::V4,
+            v6_only: false,
+            reuses_address: true,
+            reuses_port: None,
+        };
+        let kept = ports.bind(wanted(80), Protocol::Tcp).unwrap();
+        for _ in 0..1000 {
+            let beside = ports.bind(wanted(80), Protocol::Tcp).unwrap();
+            let any = ports.bind(wanted(0), Protocol::Tcp).unwrap();
+            assert_eq!(ports.0.lock().len(), 2);
+            drop((beside, any));
+        }
+        assert_eq!(ports.0.lock().len(), 1);
+        assert_eq!(ports.0.lock()[&80].len(), 1);
+        // All ports are taken: there is none more, and then one again.
+        let mut all: Vec<_> =
+            EPHEMERAL.map(|_| ports.bind(wanted(0), Protocol::Tcp).unwrap()).collect();
+        assert!(matches!(ports.bind(wanted(0), Protocol::Tcp), Err(Errno::EADDRINUSE)));
+        let freed = all.swap_remove(17).local.port;
+        assert_eq!(ports.bind(wanted(0), Protocol::Tcp).unwrap().local.port, freed);
+        drop((all, kept));
+        assert!(ports.0.lock().is_empty());
+    }
 }

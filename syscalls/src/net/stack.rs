@@ -7,8 +7,8 @@
 //! that comes up too early goes back in. So nothing here grows with the number of connections but by
 //! its logarithm.
 //!
-//! Locks, in this order: [`Stack::inner`], a connection's, a listener's queue, wait queues. UDP has
-//! locks of its own ([`super::udp`]).
+//! Locks, in this order: [`Stack::inner`], a listener's beginnings, a connection's, a listener's queue,
+//! wait queues. UDP has locks of its own ([`super::udp`]).
 
 use alloc::{
     boxed::Box,
@@ -94,6 +94,20 @@ impl Ord for Deadline {
 /// Closed connections that wait for stray packets (TIME-WAIT) at most; the oldest go first.
 const TIME_WAIT_LIMIT: usize = 64;
 
+/// Where a listener has more connections in the making than this, it may be a flood: each further one
+/// gets buffers of at most [`FLOOD_BUFFER`] bytes.
+const FEW_HALF_OPEN: usize = 16;
+
+/// See [`FEW_HALF_OPEN`].
+const FLOOD_BUFFER: usize = 32 << 10;
+
+/// Deadlines of connections that are gone are cleared away where there are more than this, and more than
+/// [`DEADLINES_EACH`] for each connection.
+const DEADLINES_LEAST: usize = 256;
+
+/// See [`DEADLINES_LEAST`]. A connection has two.
+const DEADLINES_EACH: usize = 4;
+
 /// After so many packets other work gets its turn.
 const BURST: usize = 512;
 
@@ -109,6 +123,8 @@ struct Tables {
     /// Those that wait for a neighbour's address.
     stalled: Vec<Arc<Connection>>,
     deadlines: BinaryHeap<Reverse<Deadline>>,
+    /// Not before there are so many deadlines are they swept again.
+    sweep_at: usize,
     time_wait: VecDeque<Weak<Connection>>,
     udp: Arc<UdpTable>,
     icmp: Arc<IcmpTable>,
@@ -176,6 +192,7 @@ impl Stack {
                     dirty: Vec::new(),
                     stalled: Vec::new(),
                     deadlines: BinaryHeap::new(),
+                    sweep_at: 0,
                     time_wait: VecDeque::new(),
                     udp: udp.clone(),
                     icmp: icmp.clone(),
@@ -318,7 +335,7 @@ impl Stack {
             }
             tables.remove(&old);
         }
-        let mut core = Core::new(tables.buffers(), options, &Start::Connect, link);
+        let mut core = Core::new(tables.buffers()?, options, &Start::Connect, link)?;
         let own = inner.link(link).ok_or(Errno::ENETUNREACH)?;
         core.socket()
             .connect(
@@ -479,13 +496,27 @@ fn shares_prefix(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
 }
 
 impl Tables {
-    /// Sizes of the buffers of a further connection: many connections make do with small ones.
-    fn buffers(&self) -> Buffers {
-        match self.flows.len() {
-            0..64 => Buffers(64 << 10, 64 << 10),
-            64..512 => Buffers(32 << 10, 32 << 10),
-            512..2048 => Buffers(16 << 10, 16 << 10),
-            _ => Buffers(4 << 10, 8 << 10),
+    /// Sizes of the buffers of a further connection. Where memory is low, those that only wait for stray
+    /// packets give way.
+    fn buffers(&mut self) -> Result<Buffers, Errno> {
+        loop {
+            let buffers = Buffers::fitting(self.flows.len(), platform().memory_info());
+            match self.time_wait.pop_front() {
+                Some(oldest) if buffers.is_err() => self.forget(&oldest),
+                Some(oldest) => {
+                    self.time_wait.push_front(oldest);
+                    return buffers;
+                }
+                None => return buffers,
+            }
+        }
+    }
+
+    /// Ends a connection without a word.
+    fn forget(&mut self, connection: &Weak<Connection>) {
+        if let Some(connection) = connection.upgrade() {
+            connection.core.lock().is_gone = true;
+            self.remove(&connection);
         }
     }
 
@@ -500,6 +531,7 @@ impl Tables {
         let flow = Flow::new(connection.local, connection.remote);
         if self.flows.get(&flow).is_some_and(|other| Arc::ptr_eq(other, connection)) {
             self.flows.remove(&flow);
+            self.sweep();
         }
     }
 
@@ -604,6 +636,19 @@ impl Tables {
         }
     }
 
+    /// Clears deadlines away whose connections are gone, where they are many: each keeps a connection's
+    /// memory, with keepalive for two hours.
+    fn sweep(&mut self) {
+        let len = self.deadlines.len();
+        self.sweep_at = self.sweep_at.min(len + DEADLINES_LEAST);
+        let most = (self.flows.len() * DEADLINES_EACH).max(DEADLINES_LEAST);
+        if len > most && len >= self.sweep_at {
+            self.deadlines.retain(|Reverse(other)| other.connection.strong_count() > 0);
+            self.deadlines.shrink_to(most);
+            self.sweep_at = self.deadlines.len() + DEADLINES_LEAST;
+        }
+    }
+
     /// Enters a connection's next deadline.
     fn schedule(&mut self, connection: &Arc<Connection>, core: &mut Core, at_ns: u64) {
         if at_ns < core.scheduled_ns {
@@ -612,6 +657,7 @@ impl Tables {
             core.scheduled_ns = at_ns;
             let connection = Arc::downgrade(connection);
             self.deadlines.push(Reverse(Deadline { at_ns, connection }));
+            self.sweep();
         }
     }
 }
@@ -768,12 +814,17 @@ impl Tables {
         }
         let start = Start::Listen(Arc::downgrade(&listener));
         let options = *listener.options.lock();
-        let mut core = Core::new(self.buffers(), options, &start, link);
+        let core = self.buffers().and_then(|mut buffers| {
+            if listener.half_open.load(Ordering::Relaxed) > FEW_HALF_OPEN {
+                buffers.limit = buffers.limit.min(FLOOD_BUFFER);
+            }
+            Core::new(buffers, options, &start, link)
+        });
+        let Ok(mut core) = core else { return Admission::Full };
         let endpoint = (smoltcp::wire::IpAddress::from(local.addr), local.port);
         if core.socket().listen(endpoint).is_err() {
             return Admission::Nobody;
         }
-        listener.half_open.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection {
             local,
             remote,
@@ -782,6 +833,11 @@ impl Tables {
             binding: listener.binding.clone(),
             core: Mutex::new(core),
         });
+        if let Some(oldest) = listener.begin(&connection) {
+            oldest.core.lock().listener = None;
+            listener.half_open.fetch_sub(1, Ordering::Relaxed);
+            self.forget(&Arc::downgrade(&oldest));
+        }
         self.flows.insert(Flow::new(local, remote), connection.clone());
         Admission::New(connection)
     }

@@ -638,6 +638,7 @@ impl Socket for TcpSocket {
             pending: Mutex::default(),
             backlog: AtomicU32::new(backlog),
             half_open: AtomicUsize::new(0),
+            beginnings: Mutex::default(),
             is_closed: AtomicBool::new(false),
         });
         inner.role = Role::Listening(listener.clone());

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     net::{
         address::Domain,
+        connection::HALF_OPEN_LIMIT,
         device::{NetworkDevice, Offloads, TransmitOffload},
         ports::{Protocol, Wanted},
     },
@@ -182,6 +183,7 @@ impl Pair {
             pending: Mutex::default(),
             backlog: AtomicU32::new(backlog),
             half_open: AtomicUsize::new(0),
+            beginnings: Mutex::default(),
             is_closed: AtomicBool::new(false),
         });
         self.stacks[end].listen(&listener);
@@ -306,6 +308,103 @@ fn a_flood_of_beginnings_is_bounded() {
     // The queue of complete ones is bounded too.
     pair.run(5_000);
     assert!(listener.pending.lock().len() <= 8 + 128);
+}
+
+/// Beginnings whose answers get lost keep nobody out, and are gone after a minute.
+#[test]
+fn a_flood_of_beginnings_keeps_nobody_out() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 8);
+    let first = pair.connect(0, 80);
+    pair.run(15);
+    accept(&listener).expect("a connection");
+    // As from a machine that knows nothing of what it has sent: no answer, and no reset.
+    for _ in 0..400 {
+        let attempt = pair.connect(0, 80);
+        pair.stacks[1].poll();
+        pair.wire.lock().to[0].clear();
+        attempt.core.lock().is_gone = true;
+        pair.stacks[0].inner.lock().tables.remove(&attempt);
+    }
+    assert_eq!(listener.half_open.load(Ordering::Relaxed), HALF_OPEN_LIMIT);
+    let client = pair.connect(0, 80);
+    pair.stacks[1].poll();
+    pair.stacks[0].poll();
+    pair.stacks[1].poll();
+    assert_eq!(state(&client), State::Established);
+    let server = accept(&listener).expect("a connection");
+    pair.wire.lock().is_cut = true;
+    pair.run(64_000);
+    assert_eq!(listener.half_open.load(Ordering::Relaxed), 0);
+    assert_eq!(state(&first), State::Established);
+    assert_eq!(state(&server), State::Established);
+    assert_eq!(pair.stacks[1].connections().len(), 2);
+    assert!(listener.beginnings.lock().len() <= 2 * HALF_OPEN_LIMIT);
+}
+
+/// With keepalive a connection is looked at after two hours; one that has ended is not remembered so
+/// long.
+#[test]
+fn deadlines_of_connections_that_are_gone_are_forgotten() {
+    let pair = Pair::new(1, Faults::default());
+    let _listener = pair.listen(1, 80, 4000);
+    for _ in 0..3000 {
+        let client = pair.connect(0, 80);
+        pair.stacks[0].change(&client, |core| {
+            core.options.keep_alive = true;
+            core.apply_options();
+        });
+        pair.run(5);
+        assert_eq!(state(&client), State::Established);
+        pair.stacks[0].abandon(&client, Reset::Always);
+    }
+    pair.run(2);
+    let inner = pair.stacks[0].inner.lock();
+    assert_eq!(inner.tables.flows.len(), 0);
+    assert!(inner.tables.deadlines.len() <= 2 * DEADLINES_LEAST);
+    assert!(inner.tables.deadlines.capacity() <= 4 * DEADLINES_LEAST);
+}
+
+/// Where memory is short, connections have small buffers; where there is none, they are refused.
+#[test]
+fn connections_fit_the_memory() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 4);
+    let buffers = |connection: &Connection| {
+        let core = connection.core.lock();
+        [core.peek().recv_capacity(), core.peek().send_capacity()]
+    };
+    let in_use = pair.machine.frames_in_use();
+    let client = pair.connect(0, 80);
+    pair.run(15);
+    let server = accept(&listener).expect("a connection");
+    assert_eq!([buffers(&client), buffers(&server)], [[64 << 10; 2]; 2]);
+    // 2 MiB, which leave a sixty-fourth to each.
+    pair.machine.set_total_frames(in_use + 512);
+    let options = TcpOptions { receive_buffer: Some(1 << 20), ..TcpOptions::default() };
+    listener.options.lock().receive_buffer = options.receive_buffer;
+    let client = pair.connect(0, 80);
+    pair.run(15);
+    let server = accept(&listener).expect("a connection");
+    assert_eq!([buffers(&client), buffers(&server)], [[32 << 10; 2]; 2]);
+    // Nothing at all: the peer's attempt waits, one's own is refused.
+    pair.machine.set_total_frames(in_use);
+    let before = pair.stacks[1].connections().len();
+    let binding = pair.bind(0, 0);
+    let (local, remote) = (binding.local, Pair::at(1, 80));
+    let refused =
+        pair.stacks[0].connect(local, remote, LinkId::Card, binding, WaitQueue::new(), options);
+    assert_eq!(refused.map(|_| ()), Err(Errno::ENOBUFS));
+    pair.machine.set_total_frames(in_use + 512);
+    let client = pair.connect(0, 80);
+    pair.machine.set_total_frames(in_use);
+    pair.run(500);
+    assert_eq!(pair.stacks[1].connections().len(), before);
+    assert_eq!(state(&client), State::SynSent);
+    // It is made when there is memory again.
+    pair.machine.set_total_frames(in_use + 512);
+    pair.run(2_000);
+    assert_eq!(state(&client), State::Established);
 }
 
 #[test]
