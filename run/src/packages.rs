@@ -8,9 +8,11 @@
 //! 2. those that are built from the same source as the program's package and depend on it directly
 //!    (python3.11 for python3.11-minimal, perl for perl-base): what one installs to get all of it;
 //! 3. what these depend on, except for Essential packages, which are there for maintainer scripts;
-//! 4. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
+//! 4. what the program's packages and those that the user names recommend, as far as it is installed
+//!    (libc6-dev for gcc), with its dependencies;
+//! 5. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
 //!    libtinfo6), which nobody has to depend on;
-//! 5. for scripts and shells all Essential packages, which nobody has to depend on either: `ls`,
+//! 6. for scripts and shells all Essential packages, which nobody has to depend on either: `ls`,
 //!    `sed`, `grep` and the like.
 //!
 //! What owns the files comes whatever its size; the rest, nearest first, up to a limit, so that the
@@ -29,7 +31,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hx_libraries::tree::{Kind, Tree, lookup};
+use hx_libraries::tree::{Kind, Node, Tree, lookup};
 
 use crate::{
     error::{Error, Result},
@@ -64,6 +66,8 @@ struct Package {
     source: String,
     /// Pre-Depends and Depends: of each group one is enough.
     depends: Vec<Vec<String>>,
+    /// Recommends, in the same form.
+    recommends: Vec<Vec<String>>,
     provides: Vec<String>,
     is_essential: bool,
     is_for_all: bool,
@@ -165,6 +169,7 @@ impl Database {
             let package = Package {
                 source: if source.is_empty() { name.into() } else { source.into() },
                 depends,
+                recommends: relations(field("Recommends")),
                 provides,
                 is_essential: field("Essential") == "yes",
                 is_for_all: architecture == "all",
@@ -213,7 +218,7 @@ impl Database {
     }
 
     /// What comes with `named`, with the packages of the programs and with those of other files, in
-    /// this order: nearest first, siblings of the programs' last. From the programs' dependencies on,
+    /// this order: nearest first, siblings of the programs' and recommendations last. From the programs' dependencies on,
     /// a package that does not fit into `most` bytes is left out with all that only it asks for.
     fn select(
         &self,
@@ -237,6 +242,10 @@ impl Database {
         };
         let siblings = self.packages.iter().filter(|(_, package)| is_sibling(package));
         self.extend(&mut selection, siblings.map(|(name, _)| name), most);
+        let asked_for = programs.iter().chain(named).filter_map(|name| self.packages.get(name));
+        let recommends = asked_for.flat_map(|package| package.recommends.iter().flatten());
+        let recommends = recommends.filter_map(|name| self.packages.get_key_value(name));
+        self.extend(&mut selection, recommends.map(|(name, _)| name), most);
         let sources = self.sources(&selection.chosen);
         let is_data = |package: &Package| {
             package.is_essential && package.is_for_all && sources.contains(package.source.as_str())
@@ -312,17 +321,20 @@ impl Database {
         let essential = self.packages.iter().filter(|(_, package)| package.is_essential);
         others.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
         let selection = self.select(&named, &of_program, &others, most);
-        let mut directories = Vec::new();
+        let (mut directories, mut links) = (Vec::new(), Vec::new());
         for path in selection.chosen.iter().flat_map(|name| self.files(name)) {
             if is_left_out(&path) {
                 continue;
             }
             // What the administrator removed is not there.
             let Ok(path) = image.add_link(tree, &path) else { continue };
-            if image.get(&path).is_some_and(|node| node.kind() == Kind::Directory) {
-                directories.push(path);
+            match image.get(&path).map(Node::kind) {
+                Some(Kind::Directory) => directories.push(path),
+                Some(Kind::Symlink) => links.push(path),
+                _ => {}
             }
         }
+        add_targets(tree, image, &links);
         self.add_generated(tree, image, directories);
         self.add_alternatives(tree, image);
         Ok(selection)
@@ -356,7 +368,8 @@ impl Database {
         directories.dedup();
         directories.retain(|dir| {
             let depth = dir.components().skip(1).count();
-            depth >= 3 && ["/etc", "/usr/lib", "/usr/share"].iter().any(|top| dir.starts_with(top))
+            depth >= 3 && ["/usr/lib", "/usr/share"].iter().any(|top| dir.starts_with(top))
+                || depth >= 2 && dir.starts_with("/etc") && !dir.starts_with("/etc/alternatives")
         });
         let sharing = self.owners(&directories.iter().cloned().collect());
         directories.retain(|dir| sharing.get(dir).is_none_or(|names| names.len() <= MOST_SHARING));
@@ -371,15 +384,33 @@ impl Database {
             candidates.into_iter().filter(|path| !owned.contains_key(path)).collect();
         generated.sort();
         for path in generated {
-            let is_public = tree
-                .lstat(&path)
-                .is_ok_and(|node| node.metadata.mode & 0o004 != 0 && node.kind() != Kind::Special);
-            if is_public && !is_left_out(&path) {
+            if tree.lstat(&path).is_ok_and(|node| is_public(&node)) && !is_left_out(&path) {
                 // Whatever cannot be listed is left out.
                 let _ = image.add_tree(tree, &path, &path, &|_| false);
             }
         }
     }
+}
+
+/// Adds what links of packages lead to and no package lists: settings that a maintainer script wrote
+/// (`/usr/lib/R/etc/Renviron`), alternatives.
+fn add_targets(tree: &dyn Tree, image: &mut Image, links: &[PathBuf]) {
+    for link in links {
+        if image.lookup(link).is_err()
+            && let Ok((target, node)) = lookup(tree, link)
+            && node.kind() == Kind::File
+            && is_public(&node)
+            && ["/etc", "/usr", "/var/lib"].iter().any(|top| target.starts_with(top))
+        {
+            // Whatever cannot be read any more is left out.
+            let _ = image.add(tree, link);
+        }
+    }
+}
+
+/// Whether everyone may read it.
+fn is_public(node: &Node) -> bool {
+    node.metadata.mode & 0o004 != 0 && node.kind() != Kind::Special
 }
 
 fn not_installed(name: &str) -> Error {
@@ -426,6 +457,7 @@ Status: install ok installed
 Architecture: amd64
 Installed-Size: 2
 Depends: tool-minimal (= 1.0), virtual-thing | other
+Recommends: not-installed, tool-dev
 
 Package: tool-dev
 Status: install ok installed
@@ -488,7 +520,11 @@ Architecture: amd64
         assert_eq!(selection.left_out, names(&["tool"]));
         // The packages that own files come whatever they have, and so does what is named.
         let selection = database.select(&names(&["tool"]), &program, &none, 0);
-        assert!(selection.chosen.contains("real") && selection.left_out.is_empty());
+        assert!(selection.chosen.contains("real"));
+        assert_eq!(selection.left_out, names(&["tool-dev"]));
+        // What is named brings what it recommends, where there is room.
+        let selection = database.select(&names(&["tool"]), &none, &none, u64::MAX);
+        assert!(selection.left_out.is_empty() && selection.chosen.contains("tool-dev"));
         let selection = database.select(&none, &program, &none, 0);
         assert_eq!(selection.chosen, program);
         assert_eq!(selection.left_out, names(&["libone", "tool"]));
@@ -516,15 +552,21 @@ Architecture: amd64
             "usr/lib/tool/others",
             "usr/share/doc/tool/README",
             "usr/share/doc/tool/generated",
+            "etc/tool.conf",
+            "etc/tool/made.conf",
+            "root/private",
         ] {
             write(path);
+        }
+        for (link, to) in [("conf", "/etc/tool.conf"), ("private", "/root/private")] {
+            std::os::unix::fs::symlink(to, root.join("usr/lib/tool").join(link)).unwrap();
         }
         std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
         let info = root.join("info");
         fs::create_dir(&info).unwrap();
         // The program is listed where it was before /bin became a link.
         let list = "/.\n/bin\n/bin/tool\n/usr\n/usr/lib\n/usr/lib/tool\n/usr/lib/tool/mod.py\n\
-                    /usr/lib/tool/removed\n/usr/share\n/usr/share/doc\n/usr/share/doc/tool\n\
+                    /usr/lib/tool/removed\n/usr/lib/tool/conf\n/usr/lib/tool/private\n/etc\n/etc/tool\n/usr/share\n/usr/share/doc\n/usr/share/doc/tool\n\
                     /usr/share/doc/tool/README\n";
         fs::write(info.join("tool-minimal.list"), list).unwrap();
         fs::write(info.join("real.list"), "/bin\n/usr/lib/tool/others\n").unwrap();
@@ -565,11 +607,17 @@ Architecture: amd64
             "/bin/tool",
             "/bin/do",
             "/bin/undo",
+            "/etc/tool.conf",
+            "/etc/tool/made.conf",
         ] {
             assert!(image.has(Path::new(path)), "{path}");
         }
-        for path in ["/usr/share/doc/tool/README", "/usr/share/doc/tool/generated", "/usr/bin/edit"]
-        {
+        for path in [
+            "/usr/share/doc/tool/README",
+            "/usr/share/doc/tool/generated",
+            "/usr/bin/edit",
+            "/root/private",
+        ] {
             assert!(!image.has(Path::new(path)), "{path}");
         }
         let essential = Additions { with_essential: true, ..of(&programs) };
