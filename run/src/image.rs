@@ -16,7 +16,7 @@ use std::{
 
 use hx_abi::cpio;
 use hx_libraries::tree::{Content, Kind, Node, Tree, walk};
-use linux_raw_sys::general::{S_IFDIR, S_IFMT, S_IFREG, S_IFSOCK};
+use linux_raw_sys::general::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 
 use crate::{
     accounts::Accounts,
@@ -320,11 +320,16 @@ pub(crate) fn make_up_essentials(
         ("/proc", 0o555),
         ("/root", 0o700),
         ("/run", 0o755),
+        ("/run/lock", 0o1777),
         ("/sys", 0o555),
         ("/tmp", 0o1777),
+        ("/var/log", 0o755),
         ("/var/tmp", 0o1777),
     ] {
         image.make_up(path, S_IFDIR | mode, Content::None);
+    }
+    for (path, target) in [("/var/run", "/run"), ("/var/lock", "/run/lock")] {
+        image.make_up(path, S_IFLNK | 0o777, Content::bytes(target));
     }
     let nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n\
                     networks: files\nprotocols: files\nservices: files\n";
@@ -404,6 +409,7 @@ mod tests {
         assert_eq!(find("usr/bin/prog").data, b"code");
         assert_eq!(find("bin").data, b"usr/bin");
         assert_eq!(find("tmp").metadata.mode, S_IFDIR | 0o1777);
+        assert_eq!(find("var/run").data, b"/run");
         let (big, twin) = (find("usr/big"), find("usr/twin"));
         assert_eq!((big.metadata.ino, big.metadata.nlink), (twin.metadata.ino, 2));
         assert_eq!((big.data.len(), twin.data), (0, &[7; 300_000][..]));

@@ -60,6 +60,16 @@ int main(void) {
     CALL(openat(3, "", O_RDONLY)); CALL(openat(AT_FDCWD, "a", O_RDONLY)); CALL(close(4));
     int file = open("a", O_RDONLY);
     CALL(openat(file, "x", O_RDONLY)); CALL(close(file)); CALL(close(3));
+    // Through links to open files, which may be no directories: /dev/stderr is one.
+    int pipe_ends[2];
+    CALL(pipe(pipe_ends)); CALL(dup2(pipe_ends[1], 9));
+    CALL(open("/proc/self/fd/9", O_WRONLY | O_CREAT | O_TRUNC, 0600) >= 0);
+    CALL(open("/dev/fd/9", O_WRONLY | O_CREAT | O_APPEND, 0600) >= 0);
+    CALL(open("/dev/fd/9", O_WRONLY | O_CREAT | O_EXCL, 0600));
+    CALL(open("/dev/fd/9/", O_WRONLY | O_CREAT, 0600)); CALL(open("/dev/fd/9/x", O_WRONLY | O_CREAT, 0600));
+    CALL(open("/proc/self/cwd", O_RDONLY | O_CREAT, 0600)); CALL(open("/dev/fd/99", O_WRONLY | O_CREAT, 0600));
+    for (int fd = 3; fd < 12; fd++)
+        close(fd);
     // Files without a name.
     CALL(open(".", O_TMPFILE | O_RDWR, 0600)); CALL(write(3, "t", 1));
     CALL(fstat(3, &st)); SHOW(st.st_nlink);

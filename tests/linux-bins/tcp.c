@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -456,6 +457,37 @@ static void edges(void) {
     close(e[0]), close(ep);
 }
 
+// The interfaces that there are everywhere, and no more bytes written than there is room for.
+static void interfaces(void) {
+    struct ifreq list[8];
+    memset(list, 0x55, sizeof list);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct ifconf all = {.ifc_len = sizeof list[0], .ifc_req = list};
+    CALL(ioctl(fd, SIOCGIFCONF, &all));
+    printf("%d %s %d\n", all.ifc_len, list[0].ifr_name, list[0].ifr_addr.sa_family);
+    CHECK(((char *)&list[1])[0] == 0x55);
+    memset(list, 0x55, sizeof list);
+    strcpy(list[0].ifr_name, "lo");
+    CALL(ioctl(fd, SIOCGIFFLAGS, list)); SHOW(list[0].ifr_flags & (IFF_UP | IFF_LOOPBACK));
+    CALL(ioctl(fd, SIOCGIFMTU, list)); SHOW(list[0].ifr_mtu);
+    CHECK(((char *)&list[1])[0] == 0x55);
+    strcpy(list[0].ifr_name, "none"); CALL(ioctl(fd, SIOCGIFFLAGS, list));
+    // Bound to one.
+    char name[IFNAMSIZ] = "";
+    socklen_t len = sizeof name;
+    CALL(getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, &len)); SHOW(len);
+    CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "none", 5));
+    CALL(setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, "lo", 2));
+    len = sizeof name;
+    CALL(getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, &len)); printf("%s %d\n", name, (int)len);
+    int mtu = 0, other = socket(AF_INET, SOCK_DGRAM, 0);
+    len = sizeof mtu;
+    CALL(getsockopt(other, IPPROTO_IP, IP_MTU, &mtu, &len));
+    CALL(connect_to(other, 9)); CALL(getsockopt(other, IPPROTO_IP, IP_MTU, &mtu, &len)); SHOW(mtu);
+    close(fd);
+    close(other);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IOLBF, 0);
     names();
@@ -467,5 +499,6 @@ int main(void) {
     options();
     echoes();
     edges();
+    interfaces();
     return 0;
 }

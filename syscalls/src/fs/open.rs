@@ -246,7 +246,8 @@ fn find_or_make(
     loop {
         let last = walk.to_parent()?;
         let Last::Name { name, slashes } = last else {
-            if how.has(linux::O_CREAT) {
+            // A magic link may have led to something else: `/dev/stderr`.
+            if how.has(linux::O_CREAT) && walk.at.is_directory() {
                 return Err(if how.is_exclusive() { Errno::EEXIST } else { Errno::EISDIR });
             }
             return Ok((walk.finish_last(last)?, Found::Existing));

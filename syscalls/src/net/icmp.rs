@@ -514,7 +514,8 @@ impl Socket for IcmpSocket {
         let state = self.state.lock();
         let (level, name) = option;
         if level != net::SOL_SOCKET {
-            return state.ip.get(self.domain, option);
+            let peer = state.peer;
+            return state.ip.get(&self.stack, self.domain, option, peer);
         }
         Ok(match (name, self.kind) {
             (net::SO_TYPE, Kind::Ping) => int_value(net::SOCK_DGRAM),

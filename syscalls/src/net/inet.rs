@@ -8,6 +8,7 @@ use linux_raw_sys::{ioctl as requests, net};
 
 use super::{
     address::{Domain, Endpoint, Target},
+    connection::LinkId,
     interfaces::{self, Interface},
     socket::{Name, int, int_value},
     stack::Stack,
@@ -311,12 +312,29 @@ impl IpOptions {
         Ok(())
     }
 
-    /// An option of `IPPROTO_IP` or `IPPROTO_IPV6`.
+    /// An option of `IPPROTO_IP` or `IPPROTO_IPV6` of a socket that is connected to `peer`, if any.
     ///
     /// # Errors
-    /// `ENOPROTOOPT`, `EOPNOTSUPP` for another level.
-    pub fn get(&self, domain: Domain, (level, name): (u32, u32)) -> Result<Vec<u8>, Errno> {
+    /// `ENOPROTOOPT`, `EOPNOTSUPP` for another level, `ENOTCONN`.
+    pub fn get(
+        &self,
+        stack: &Stack,
+        domain: Domain,
+        (level, name): (u32, u32),
+        peer: Option<IpAddr>,
+    ) -> Result<Vec<u8>, Errno> {
         use option::*;
+        let mtu = || -> Result<u32, Errno> {
+            let (link, _) = stack.route(peer.ok_or(Errno::ENOTCONN)?)?;
+            let index = match link {
+                LinkId::Loopback => interfaces::LOOPBACK_INDEX,
+                LinkId::Card => interfaces::CARD_INDEX,
+            };
+            let interfaces = interfaces::list(stack);
+            let interface = interfaces.iter().find(|interface| interface.index == index);
+            // No packet is longer (`IP_MAX_MTU`).
+            interface.map(|one| one.mtu.min(u16::MAX.into())).ok_or(Errno::ENOTCONN)
+        };
         let switch = u32::from;
         let number = match (level, domain) {
             (LEVEL_IP, _) => match name {
@@ -335,7 +353,7 @@ impl IpOptions {
                 IP_MULTICAST_ALL => switch(self.multicast_all),
                 IP_MULTICAST_IF | IP_RECVOPTS | IP_RETOPTS => 0,
                 IP_OPTIONS => return Ok(Vec::new()),
-                IP_MTU => return Err(Errno::ENOTCONN),
+                IP_MTU => mtu()?,
                 _ => return Err(Errno::ENOPROTOOPT),
             },
             (LEVEL_IPV6, Domain::V6) => match name {
@@ -353,7 +371,7 @@ impl IpOptions {
                 IPV6_RECVERR => switch(self.receive_errors),
                 IPV6_MTU_DISCOVER => self.mtu_discover as u32,
                 IPV6_DONTFRAG => 0,
-                IPV6_MTU => return Err(Errno::ENOTCONN),
+                IPV6_MTU => mtu()?,
                 _ => return Err(Errno::ENOPROTOOPT),
             },
             _ => return Err(Errno::EOPNOTSUPP),
@@ -364,9 +382,11 @@ impl IpOptions {
 
 // Interfaces.
 
-/// Bytes of a `struct ifreq` and of the name in it.
-const IFREQ: usize = size_of::<net::ifreq>();
-const IFNAME: usize = net::IFNAMSIZ as usize;
+/// Bytes of the name in a `struct ifreq`.
+pub const IFNAME: usize = net::IFNAMSIZ as usize;
+/// Bytes of a `struct ifreq`: the name, then a union whose largest member is a `struct ifmap`. (That of
+/// `linux-raw-sys` is larger than the kernel's.)
+const IFREQ: usize = IFNAME + size_of::<net::ifmap>();
 
 /// Whether a request is one that [`ioctl`] may know.
 #[must_use]

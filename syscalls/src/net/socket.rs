@@ -4,6 +4,7 @@ use alloc::{sync::Arc, vec, vec::Vec};
 
 use linux_raw_sys::{general as linux, net};
 
+use super::{inet::IFNAME, interfaces};
 use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
@@ -306,6 +307,8 @@ pub struct Options {
     mark: u32,
     /// `SO_BUSY_POLL`.
     busy_poll: u32,
+    /// `SO_BINDTODEVICE`: the interface's name, with zeros behind it.
+    device: [u8; IFNAME],
     /// `SO_PASSCRED`, `SO_REUSEADDR` and other switches, by their number.
     switches: u64,
 }
@@ -322,6 +325,7 @@ impl Default for Options {
             priority: 0,
             mark: 0,
             busy_poll: 0,
+            device: [0; IFNAME],
             switches: 0,
         }
     }
@@ -376,6 +380,9 @@ impl Options {
     /// # Errors
     /// `ENOPROTOOPT` for one that does not exist, `EINVAL`, `EDOM`, `EPERM`.
     pub fn set(&mut self, ctx: &Ctx<'_>, name: u32, value: &[u8]) -> Result<(), Errno> {
+        if name == net::SO_BINDTODEVICE {
+            return self.bind_to_device(ctx, value);
+        }
         let number = int(value)?;
         match name {
             net::SO_RCVTIMEO | net::SO_SNDTIMEO => {
@@ -420,6 +427,23 @@ impl Options {
         Ok(())
     }
 
+    /// Each address is reached over one interface alone, so that there is nothing more to it.
+    fn bind_to_device(&mut self, ctx: &Ctx<'_>, value: &[u8]) -> Result<(), Errno> {
+        let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+        let wanted = &value[..end.min(IFNAME - 1)];
+        let interfaces = interfaces::list(ctx.thread.process.system.network());
+        if !wanted.is_empty() && !interfaces.iter().any(|one| one.name.as_bytes() == wanted) {
+            return Err(Errno::ENODEV);
+        }
+        let is_bound = self.device[0] != 0;
+        if is_bound && !ctx.thread.credentials().is_capable(Capability::NET_RAW) {
+            return Err(Errno::EPERM);
+        }
+        self.device.fill(0);
+        self.device[..wanted.len()].copy_from_slice(wanted);
+        Ok(())
+    }
+
     /// An option of `SOL_SOCKET`.
     ///
     /// # Errors
@@ -447,7 +471,10 @@ impl Options {
             net::SO_RCVTIMEO => time(self.receive_timeout_ns),
             net::SO_SNDTIMEO => time(self.send_timeout_ns),
             net::SO_INCOMING_CPU => int_value(platform().current_cpu() as u32),
-            net::SO_BINDTODEVICE => Vec::new(),
+            net::SO_BINDTODEVICE => match self.device.iter().position(|byte| *byte == 0) {
+                None | Some(0) => Vec::new(),
+                Some(end) => self.device[..=end].to_vec(),
+            },
             switch if SWITCHES.contains(&switch) => int_value(u32::from(self.has(switch))),
             _ => return Err(Errno::ENOPROTOOPT),
         })

@@ -149,7 +149,7 @@ pub struct Stack {
     system: Weak<System>,
     inner: Mutex<Inner>,
     configuration: Network,
-    has_card: bool,
+    card_facts: Option<([u8; 6], usize)>,
     /// TCP's ports.
     pub tcp_ports: Ports,
     /// UDP's sockets.
@@ -182,7 +182,7 @@ impl Stack {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             system: Arc::downgrade(system),
-            has_card: card.is_some(),
+            card_facts: card.as_ref().map(|card| (card.mac(), card.mtu())),
             inner: Mutex::new(Inner {
                 loopback: Link::loopback(now),
                 card,
@@ -218,13 +218,13 @@ impl Stack {
     /// Whether there is a card.
     #[must_use]
     pub fn has_card(&self) -> bool {
-        self.has_card
+        self.card_facts.is_some()
     }
 
     /// Hardware address and longest packet of the card.
     #[must_use]
     pub fn card_facts(&self) -> Option<([u8; 6], usize)> {
-        self.inner.lock().card.as_ref().map(|card| (card.mac(), card.mtu()))
+        self.card_facts
     }
 
     // Addresses.
@@ -263,7 +263,7 @@ impl Stack {
             self.configuration.gateways.iter().any(|gateway| gateway.is_ipv4() == addr.is_ipv4());
         let is_everywhere = addr.is_multicast() || addr == IpAddr::from(Ipv4Addr::BROADCAST);
         match in_network.or_else(|| own.next().filter(|_| has_gateway || is_everywhere)) {
-            Some((own, _)) if self.has_card => Ok((LinkId::Card, *own)),
+            Some((own, _)) if self.has_card() => Ok((LinkId::Card, *own)),
             _ => Err(Errno::ENETUNREACH),
         }
     }

@@ -897,7 +897,14 @@ impl Socket for TcpSocket {
                 }
                 _ => return self.inner.lock().options.get(name),
             }),
-            _ => self.inner.lock().ip.get(self.domain, option),
+            _ => {
+                let inner = self.inner.lock();
+                let peer = match &inner.role {
+                    Role::Connected(connection) => Some(connection.remote.addr),
+                    _ => None,
+                };
+                inner.ip.get(&self.stack, self.domain, option, peer)
+            }
         }
     }
 }

@@ -742,7 +742,8 @@ impl Socket for UdpSocket {
         let mut state = self.state.lock();
         let (level, name) = option;
         if level != net::SOL_SOCKET {
-            return state.ip.get(self.domain, option);
+            let peer = state.peer.map(|peer| peer.addr);
+            return state.ip.get(&self.stack, self.domain, option, peer);
         }
         Ok(match name {
             net::SO_TYPE => int_value(net::SOCK_DGRAM),
