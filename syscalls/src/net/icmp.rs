@@ -180,7 +180,7 @@ impl IcmpSocket {
             Some(Target::Endpoint(target)) => Some(inet::this_host(target).addr),
             Some(Target::Unspecified) | None => None,
         };
-        let (target, hop_limit, bound) = {
+        let (target, hop_limit, bound, size) = {
             let mut state = self.state.lock();
             let target = named.or(state.peer).ok_or(Errno::EDESTADDRREQ)?;
             if self.kind == Kind::Ping && state.identifier == 0 {
@@ -192,7 +192,7 @@ impl IcmpSocket {
                 0 => DEFAULT_TTL,
                 limit => limit,
             };
-            (target, hop_limit, state.local)
+            (target, hop_limit, state.local, state.ip.size())
         };
         if domain_of(target) != self.domain {
             return Err(Errno::EINVAL);
@@ -212,7 +212,8 @@ impl IcmpSocket {
             Kind::Ping => protocol(self.domain),
             Kind::Raw(protocol) => protocol,
         };
-        let packet = Outbound { source, destination: target, protocol, hop_limit, payload: &bytes };
+        let destination = target;
+        let packet = Outbound { source, destination, protocol, hop_limit, size, payload: &bytes };
         match link {
             LinkId::Card => self.stack.send_packet(packet)?,
             LinkId::Loopback => self.loop_back(packet)?,

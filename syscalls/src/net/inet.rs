@@ -10,6 +10,7 @@ use super::{
     address::{Domain, Endpoint, Target},
     connection::LinkId,
     interfaces::{self, Interface},
+    output::Size,
     socket::{Name, int, int_value},
     stack::Stack,
 };
@@ -185,6 +186,13 @@ impl IpOptions {
     #[must_use]
     pub fn hop_limit_of(&self, domain: Domain) -> u8 {
         if domain == Domain::V4 { self.ttl } else { self.hops }
+    }
+
+    /// Whether what is longer than the link takes is cut into pieces: not with `IP_PMTUDISC_DO` and
+    /// `IP_PMTUDISC_PROBE`.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        if matches!(self.mtu_discover, 2 | 3) { Size::OnePiece } else { Size::Any }
     }
 
     /// Sets an option of `IPPROTO_IP` or `IPPROTO_IPV6`.

@@ -19,6 +19,7 @@ use smoltcp::{
 
 use super::{
     device::{IpVersion, NetworkDevice, Offloads, Progress, Segmentation, TransmitOffload},
+    fragments,
     wire::{self, ETHERNET_HEADER, Filler, Packet},
 };
 use crate::platform::platform;
@@ -119,8 +120,13 @@ impl Link {
         platform().fill_random(&mut seed);
         config.random_seed = u64::from_ne_bytes(seed);
         let capabilities = carrier.capabilities(mtu);
-        let mut device =
-            Emit { carrier: &mut carrier, capabilities: &capabilities, tokens: 0, packets: 0 };
+        let mut device = Emit {
+            carrier: &mut carrier,
+            capabilities: &capabilities,
+            piece: None,
+            tokens: 0,
+            packets: 0,
+        };
         let mut interface = Box::new(Interface::new(config, &mut device, instant(now_ns)));
         interface.update_ip_addrs(|own| {
             for (address, prefix) in addresses {
@@ -205,13 +211,24 @@ impl Link {
         now: Instant,
         sockets: &mut SocketSet<'static>,
     ) -> (Sent, Option<Instant>) {
+        self.transmit_piece(now, sockets, None)
+    }
+
+    /// As [`Self::transmit`]; what is sent is a piece of an IPv4 packet, of which `piece` gives the
+    /// identification and the offset ([`fragments::mark_v4`]).
+    pub fn transmit_piece(
+        &mut self,
+        now: Instant,
+        sockets: &mut SocketSet<'static>,
+        piece: Option<(u16, u16)>,
+    ) -> (Sent, Option<Instant>) {
         // Most looks find nothing to send, and this is the cheapest way to know.
         let mut at = self.interface.poll_at(now, sockets);
         if at.is_none_or(|at| at > now) {
             return (Sent::Nothing, at);
         }
         let Self { carrier, capabilities, .. } = self;
-        let mut device = Emit { carrier, capabilities, tokens: 0, packets: 0 };
+        let mut device = Emit { carrier, capabilities, piece, tokens: 0, packets: 0 };
         while at.is_some_and(|at| at <= now) {
             let before = device.packets;
             let result = self.interface.poll_egress(now, &mut device, sockets);
@@ -406,6 +423,8 @@ impl Device for Feed<'_> {
 struct Emit<'a> {
     carrier: &'a mut Carrier,
     capabilities: &'a DeviceCapabilities,
+    /// See [`Link::transmit_piece`].
+    piece: Option<(u16, u16)>,
     /// Packets that smoltcp wanted to send.
     tokens: u32,
     /// Those of them that it sent, rather than ask for a neighbour.
@@ -414,6 +433,7 @@ struct Emit<'a> {
 
 struct Slot<'a> {
     carrier: &'a mut Carrier,
+    piece: Option<(u16, u16)>,
     packets: &'a mut u32,
     meta: PacketMeta,
 }
@@ -454,6 +474,9 @@ impl TxToken for Slot<'_> {
                         result = Some(fill(buffer));
                     }
                     counts = !is_solicitation(buffer);
+                    if let Some((identification, field)) = self.piece {
+                        fragments::mark_v4(buffer, identification, field);
+                    }
                     offload(buffer, *offloads, segment_size.map(core::num::NonZeroU16::get))
                 });
                 *is_unflushed |= done == Progress::Done;
@@ -512,6 +535,7 @@ impl Device for Emit<'_> {
         self.tokens += 1;
         Some(Slot {
             carrier: self.carrier,
+            piece: self.piece,
             packets: &mut self.packets,
             meta: PacketMeta::default(),
         })

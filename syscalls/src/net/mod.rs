@@ -6,6 +6,7 @@
 pub mod address;
 pub mod connection;
 pub mod device;
+pub mod fragments;
 pub mod icmp;
 pub mod inet;
 pub mod interfaces;

@@ -12,8 +12,11 @@ use smoltcp::{
     socket::raw::{PacketBuffer, PacketMetadata, Socket},
 };
 
-use super::link::{Link, instant};
-use crate::Errno;
+use super::{
+    fragments,
+    link::{Link, instant},
+};
+use crate::{Errno, platform::platform};
 
 /// Packets that wait for neighbours at most; more are lost, as in Linux (`unres_qlen_bytes`).
 const WAITING: usize = 64;
@@ -24,7 +27,18 @@ const PATIENCE_NS: u64 = 3_000_000_000;
 /// Sockets for packets up to this length are kept.
 const KEPT: usize = 2048;
 
+/// Whether a packet may be cut into pieces (`IP_MTU_DISCOVER`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// It may be as long as a packet can be.
+    Any,
+    /// It must not be longer than the link takes.
+    OnePiece,
+}
+
 struct Slot {
+    /// Identification and offset of a piece of an IPv4 packet.
+    piece: Option<(u16, u16)>,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     capacity: usize,
@@ -36,7 +50,7 @@ impl Slot {
         let one = PacketBuffer::new(vec![PacketMetadata::EMPTY; 2], vec![0; capacity]);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(Socket::new(None, None, none, one));
-        Self { sockets, handle, capacity }
+        Self { piece: None, sockets, handle, capacity }
     }
 
     fn is_empty(&self) -> bool {
@@ -62,6 +76,8 @@ pub struct Outbound<'a> {
     pub protocol: u8,
     /// Time to live.
     pub hop_limit: u8,
+    /// Whether it may be cut.
+    pub size: Size,
     /// What it carries.
     pub payload: &'a [u8],
 }
@@ -109,18 +125,49 @@ impl Output {
         now_ns: u64,
         packet: Outbound<'_>,
     ) -> Result<(), Errno> {
-        let bytes = packet.encode()?;
-        // What is longer than the link takes, and than smoltcp cuts into fragments.
-        const FRAGMENTED_MAX: usize = 4096;
         let is_v4 = packet.source.is_ipv4();
-        if bytes.len() > link.mtu() && (!is_v4 || bytes.len() > FRAGMENTED_MAX) {
+        let header = if is_v4 { 20 } else { 40 };
+        let len = header + packet.payload.len();
+        if len <= link.mtu() {
+            return self.send_piece(link, now_ns, packet, None);
+        }
+        // What a header can say: of IPv4 the length of the whole, of IPv6 that of the payload.
+        let longest = usize::from(u16::MAX) + if is_v4 { 0 } else { header };
+        if packet.size == Size::OnePiece || len > longest {
             return Err(Errno::EMSGSIZE);
         }
+        let mut random = [0; 4];
+        platform().fill_random(&mut random);
+        let identification = u32::from_ne_bytes(random);
+        for piece in fragments::cut(packet.payload, is_v4, link.mtu()) {
+            if is_v4 {
+                let outbound = Outbound { payload: piece.bytes, ..packet };
+                let mark = (identification as u16, piece.field_v4());
+                self.send_piece(link, now_ns, outbound, Some(mark))?;
+            } else {
+                let payload = piece.payload_v6(packet.protocol, identification);
+                let protocol = fragments::FRAGMENT;
+                let outbound = Outbound { protocol, payload: &payload, ..packet };
+                self.send_piece(link, now_ns, outbound, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send_piece(
+        &mut self,
+        link: &mut Link,
+        now_ns: u64,
+        packet: Outbound<'_>,
+        piece: Option<(u16, u16)>,
+    ) -> Result<(), Errno> {
+        let bytes = packet.encode()?;
         let free = self.free.take().filter(|slot| slot.capacity >= bytes.len());
         let mut slot = free.unwrap_or_else(|| Slot::new(bytes.len().max(KEPT)));
+        slot.piece = piece;
         let socket = slot.sockets.get_mut::<Socket<'_>>(slot.handle);
         socket.send_slice(&bytes).map_err(|_| Errno::ENOBUFS)?;
-        link.transmit(instant(now_ns), &mut slot.sockets);
+        link.transmit_piece(instant(now_ns), &mut slot.sockets, slot.piece);
         if slot.is_empty() {
             if slot.capacity <= KEPT {
                 self.free = Some(slot);
@@ -135,7 +182,7 @@ impl Output {
     pub fn retry(&mut self, link: &mut Link, now_ns: u64) {
         let now = instant(now_ns);
         self.waiting.retain_mut(|(slot, until_ns)| {
-            link.transmit(now, &mut slot.sockets);
+            link.transmit_piece(now, &mut slot.sockets, slot.piece);
             !slot.is_empty() && now_ns < *until_ns
         });
     }

@@ -31,9 +31,10 @@ use super::{
     address::{Endpoint, is_loopback, mapped},
     connection::{Buffers, Connection, Core, LinkId, Listener, Snapshot, Start, TcpOptions},
     device::{Interrupts, NetworkDevice, Progress, ReceivedChecksum},
+    fragments::Fragments,
     icmp::{ErrorReport, IcmpTable},
     link::{Link, Sent, instant},
-    output::{Outbound, Output},
+    output::{Outbound, Output, Size},
     ports::{Binding, Ports},
     udp::{self, UdpTable},
     wire::{self, Packet, flag},
@@ -126,6 +127,7 @@ struct Tables {
     /// Not before there are so many deadlines are they swept again.
     sweep_at: usize,
     time_wait: VecDeque<Weak<Connection>>,
+    fragments: Fragments,
     udp: Arc<UdpTable>,
     icmp: Arc<IcmpTable>,
     /// The card's addresses.
@@ -194,6 +196,7 @@ impl Stack {
                     deadlines: BinaryHeap::new(),
                     sweep_at: 0,
                     time_wait: VecDeque::new(),
+                    fragments: Fragments::default(),
                     udp: udp.clone(),
                     icmp: icmp.clone(),
                     addresses: configuration.addresses.clone(),
@@ -285,6 +288,7 @@ impl Stack {
         source: Endpoint,
         target: Endpoint,
         (hop_limit, _tos): (u8, u8),
+        size: Size,
         payload: &[u8],
     ) -> Result<(), Errno> {
         let payload = udp::encode(source, target, payload);
@@ -293,6 +297,7 @@ impl Stack {
             destination: target.addr,
             protocol: wire::UDP,
             hop_limit,
+            size,
             payload: &payload,
         };
         self.send_packet(packet)
@@ -692,12 +697,15 @@ impl Tables {
     ) {
         let now = instant(now_ns);
         let Some(packet) = Packet::parse(bytes) else { return };
-        if packet.is_fragment || packet.protocol != wire::TCP || packet.destination.is_multicast() {
-            if packet.protocol != wire::TCP && !packet.is_fragment && self.is_own(&packet) {
+        if packet.is_fragment {
+            return self.receive_piece(link, id, now_ns, frame, &packet);
+        }
+        if packet.protocol != wire::TCP || packet.destination.is_multicast() {
+            if packet.protocol != wire::TCP && self.is_own(&packet) {
                 self.icmp.receive(&packet);
                 self.report(&packet);
             }
-            let is_udp = packet.protocol == wire::UDP && !packet.is_fragment;
+            let is_udp = packet.protocol == wire::UDP;
             if !(is_udp && self.receive_udp(&packet, checksum)) {
                 link.deliver(now, frame, None);
             }
@@ -758,6 +766,31 @@ impl Tables {
         }
         self.settle(&connection, &mut core, before, flags & flag::RST != 0);
         self.mark_dirty(&connection, &mut core);
+    }
+
+    /// A piece of a packet has come in.
+    fn receive_piece(
+        &mut self,
+        link: &mut dyn Deliver,
+        id: LinkId,
+        now_ns: u64,
+        frame: &[u8],
+        packet: &Packet<'_>,
+    ) {
+        let addr = packet.destination;
+        let is_group = addr.is_multicast() || is_broadcast(&self.addresses, addr);
+        if !is_group && !self.is_own(packet) {
+            return;
+        }
+        let Some(whole) = self.fragments.receive(packet, now_ns) else { return };
+        let start = match id {
+            LinkId::Loopback => 0,
+            LinkId::Card => wire::ETHERNET_HEADER,
+        };
+        let mut joined = frame.get(..start).unwrap_or(&[]).to_vec();
+        joined.extend_from_slice(&whole);
+        let checksum = ReceivedChecksum::Unverified;
+        self.receive(link, id, now_ns, &joined, &joined[start..], checksum);
     }
 
     /// Whether a packet is for this machine alone.

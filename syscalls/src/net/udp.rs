@@ -378,7 +378,7 @@ impl UdpSocket {
         if len > PAYLOAD_MAX {
             return Err(Errno::EMSGSIZE);
         }
-        let (target, ttl, bound, tos, broadcasts, groups) = {
+        let (target, ttl, bound, tos, broadcasts, groups, size) = {
             let mut state = self.state.lock();
             if state.send_shut {
                 return Err(Errno::EPIPE);
@@ -398,7 +398,8 @@ impl UdpSocket {
                 ttl => ttl,
             };
             let broadcasts = state.options.has(net::SO_BROADCAST);
-            (target, ttl, bound, state.ip.tos, broadcasts, state.ip.multicast_loop)
+            let (tos, groups, size) = (state.ip.tos, state.ip.multicast_loop, state.ip.size());
+            (target, ttl, bound, tos, broadcasts, groups, size)
         };
         if target.port == 0 {
             return Err(Errno::EINVAL);
@@ -422,7 +423,7 @@ impl UdpSocket {
         let source = Endpoint { addr: source, port };
         let is_group = is_broadcast || target.addr.is_multicast();
         if link == LinkId::Card {
-            self.stack.send_udp(source, target, (ttl, tos), &bytes)?;
+            self.stack.send_udp(source, target, (ttl, tos), size, &bytes)?;
         }
         if link == LinkId::Loopback || target.addr.is_multicast() && groups {
             let datagram = Datagram {

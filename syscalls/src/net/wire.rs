@@ -202,6 +202,13 @@ pub fn fold(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
+/// The checksum of an IPv4 header as it stands: 0 where it is right; with 0 in its field, what belongs there
+/// as native bytes.
+#[must_use]
+pub fn header_checksum(header: &[u8]) -> u16 {
+    !fold(add_bytes(0, header))
+}
+
 fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, len: usize) -> u64 {
     let mut sum = 0;
     for address in [source, destination] {

@@ -19,6 +19,7 @@ pub(super) const CASES: &[(&str, Check)] = &[
     ("curl-https", curl_https),
     ("system-certificates", system_certificates),
     ("name-lookup", name_lookup),
+    ("long-datagrams", long_datagrams),
     ("ping-gateway", ping_gateway),
     ("iperf3-client", iperf3_client),
     ("refused-connection", refused_connection),
@@ -205,8 +206,29 @@ fn name_lookup() -> Result<(), String> {
     gives(&with_server(&["python3", "-c", script]), "('192.0.2.77', 80) 10.0.2.15\n")
 }
 
+/// Datagrams that are longer than the network takes come back whole from a server on the host.
+fn long_datagrams() -> Result<(), String> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
+    let port = socket.local_addr().map_err(|e| e.to_string())?.port();
+    thread::spawn(move || {
+        let mut bytes = vec![0; 65_536];
+        while let Ok((len, from)) = socket.recv_from(&mut bytes) {
+            bytes[..len].reverse();
+            let _ = socket.send_to(&bytes[..len], from);
+        }
+    });
+    let script = format!(
+        "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20)\n\
+         for n in (1472, 1473, 4096, 9000, 20000):\n b = bytes(i * 31 >> 3 & 255 for i in range(n))\n \
+         s.sendto(b, ('{HOST}', {port})); print(n, s.recv(65536) == b[::-1])\n\
+         s.setsockopt(0, 10, 2)\ntry: s.sendto(b, ('{HOST}', {port}))\nexcept OSError as e: print(e.errno)"
+    );
+    let expected = "1472 True\n1473 True\n4096 True\n9000 True\n20000 True\n90\n";
+    gives(&Task::new(["python3", "-c", &script]), expected)
+}
+
 fn ping_gateway() -> Result<(), String> {
-    let outcome = hermix(&Task::new(["ping", "-c", "3", "-i", "0.2", HOST]))?;
+    let outcome = hermix(&Task::new(["ping", "-c", "3", "-i", "0.2", "-s", "3000", HOST]))?;
     let text = String::from_utf8_lossy(&outcome.stdout);
     let is_good =
         outcome.status == 0 && text.contains("3 packets transmitted, 3 received, 0% packet loss");

@@ -280,6 +280,45 @@ fn connections_leave_nothing_behind() {
     assert_eq!(listener.half_open.load(Ordering::Relaxed), 0);
 }
 
+/// What is longer than the wire takes goes in pieces, also the first time, when they wait for the
+/// neighbour's address.
+#[test]
+fn long_datagrams_travel_in_pieces() {
+    let pair = Pair::new(1, Faults::default());
+    for len in [1472, 1473, 4000, 65_507] {
+        let bytes: Vec<u8> = (0..len).map(|index| ((index * 7) >> 2) as u8).collect();
+        let (source, target) = (Pair::at(0, 1000), Pair::at(1, 2000));
+        let too_long = pair.stacks[0].send_udp(source, target, (64, 0), Size::OnePiece, &bytes);
+        assert_eq!(too_long, if len == 1472 { Ok(()) } else { Err(Errno::EMSGSIZE) });
+        pair.run(5);
+        if len > 1472 {
+            pair.stacks[0].send_udp(source, target, (64, 0), Size::Any, &bytes).unwrap();
+        }
+        if len == 4000 {
+            // The neighbour is known by now; once more with what the first had to wait for.
+            pair.run(70_000);
+            pair.stacks[0].send_udp(source, target, (64, 0), Size::Any, &bytes).unwrap();
+            pair.stacks[1].poll();
+            pair.stacks[0].poll();
+        }
+        let (mut fragments, mut whole) = (Fragments::default(), Vec::new());
+        let frames: Vec<_> = pair.wire.lock().to[1].drain(..).collect();
+        for frame in frames {
+            assert!(frame.len() <= 1514);
+            let Some(packet) = wire::ip_of_frame(&frame).and_then(Packet::parse) else { continue };
+            assert_eq!(wire::header_checksum(packet.header), 0);
+            if packet.is_fragment {
+                whole = fragments.receive(&packet, 0).unwrap_or(whole);
+            }
+        }
+        if len > 1472 {
+            let packet = Packet::parse(&whole).expect("a packet");
+            assert!(packet.has_valid_checksum());
+            assert!(packet.payload[8..] == bytes[..]);
+        }
+    }
+}
+
 #[test]
 fn nobody_listening_refuses() {
     let pair = Pair::new(1, Faults::default());
