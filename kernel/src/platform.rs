@@ -103,6 +103,16 @@ impl Platform for Kernel {
         sched::with_vector_state(|state| state.set(area))
     }
 
+    fn save_vector_state_to_user(&self, to: UserAddr) -> bool {
+        // SAFETY: the range was checked to be the application's, and is aligned.
+        unsafe { machine::save_vector_state_at(to.0) }
+    }
+
+    fn load_vector_state_from_user(&self, from: UserAddr) -> bool {
+        // SAFETY: as in `save_vector_state_to_user`.
+        unsafe { machine::load_vector_state_at(from.0) }
+    }
+
     fn reset_vector_state(&self) {
         sched::with_vector_state(machine::VectorState::reset);
     }

@@ -155,11 +155,16 @@ impl<T: UserAbi> UserPtr<T> {
 }
 
 /// Runs `f` with `len` zeros, on the stack unless they are many.
+#[inline]
 pub(crate) fn with_buffer<R>(len: usize, f: impl FnOnce(&mut [u8]) -> R) -> R {
-    let mut small = [0; 256];
-    match small.get_mut(..len) {
-        Some(small) => f(small),
-        None => f(&mut vec![0; len]),
+    // What is not needed is not zeroed: mostly the length is known where this is compiled.
+    match len {
+        0..=8 => f(&mut [0; 8][..len]),
+        9..=16 => f(&mut [0; 16][..len]),
+        17..=32 => f(&mut [0; 32][..len]),
+        33..=64 => f(&mut [0; 64][..len]),
+        65..=256 => f(&mut [0; 256][..len]),
+        _ => f(&mut vec![0; len]),
     }
 }
 

@@ -157,9 +157,14 @@ pub(super) fn before_return(ctx: &mut Ctx<'_>) -> bool {
 
 /// A handler is about to run: the section that it interrupts is aborted first.
 pub(super) fn before_signal(ctx: &mut Ctx<'_>) {
-    if let Some(area) = *ctx.thread.rseq.lock() {
-        // What is wrong shows on return.
-        let _ = abort_section(ctx, area);
+    if !ctx.thread.rseq_registered.load(Ordering::Relaxed) {
+        return;
+    }
+    let area = *ctx.thread.rseq.lock();
+    if let Some(area) = area
+        && abort_section(ctx, area).is_err()
+    {
+        // That shows on return.
         ctx.thread.note();
     }
 }

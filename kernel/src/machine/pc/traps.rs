@@ -574,7 +574,29 @@ load_recoverable:
 32: mov eax, [rdi]
     ret
 
+    // save_vector_state(at in rdi) -> 1, or 0; load_vector_state likewise. All enabled components.
+    .balign 16
+    .global save_vector_state
+save_vector_state:
+    mov eax, -1
+    mov edx, eax
+70: xsave64 [rdi]
+    mov eax, 1
+    ret
+    .balign 16
+    .global load_vector_state
+load_vector_state:
+    mov eax, -1
+    mov edx, eax
+71: xrstor64 [rdi]
+    mov eax, 1
+    ret
+72: xor eax, eax
+    ret
+
     .section .exception_table, "a", @progbits
+    .quad 70b, 72b
+    .quad 71b, 72b
     .quad 10b, 14b
     .quad 12b, 13b
     .quad 20b, 23b
@@ -644,6 +666,8 @@ unsafe extern "C" {
     fn zero_recoverable(to: *mut u8, len: usize) -> usize;
     fn compare_exchange_recoverable(at: u64, expected: u32, new: u32) -> u64;
     fn load_recoverable(at: u64) -> u64;
+    fn save_vector_state(at: u64) -> u32;
+    fn load_vector_state(at: u64) -> u32;
     /// Entry point for LSTAR.
     pub fn syscall_entry();
     /// Waits for an interrupt with interrupts on, and turns them off again. One that is pending already
@@ -782,6 +806,10 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
                 }
             }
         }
+        // XRSTOR, of what an application has written.
+        13 if recovery(regs.rip).is_some() => {
+            regs.rip = recovery(regs.rip).unwrap_or(regs.rip);
+        }
         _ => crate::panic::fatal_exception(vector, error, fault_address(), regs),
     }
 }
@@ -905,6 +933,25 @@ pub unsafe fn load_user(at: u64) -> Option<u32> {
     // SAFETY: by the caller; faults are recovered.
     let found = unsafe { load_recoverable(at) };
     u32::try_from(found).ok()
+}
+
+/// Saves the processor's vector state in application memory, with XSAVE; `false` where that faults.
+///
+/// # Safety
+/// The area must have been checked to lie in the application's half, and be aligned.
+pub unsafe fn save_vector_state_at(at: u64) -> bool {
+    // SAFETY: by the caller; the state is the application's, for the kernel uses none.
+    unsafe { save_vector_state(at) != 0 }
+}
+
+/// Loads the vector state from application memory, with XRSTOR; `false` where that faults. The state
+/// may be anything then.
+///
+/// # Safety
+/// As [`save_vector_state_at`].
+pub unsafe fn load_vector_state_at(at: u64) -> bool {
+    // SAFETY: by the caller; the state is the application's, for the kernel uses none.
+    unsafe { load_vector_state(at) != 0 }
 }
 
 /// Prepares a new thread's kernel stack (its top in `stack_top`) so that [`switch_to`] makes it start

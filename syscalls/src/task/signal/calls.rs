@@ -279,6 +279,9 @@ pub(in crate::task) fn may_signal(
     target: &Process,
     signal: Option<SignalNumber>,
 ) -> bool {
+    if sender.process.pid == target.pid {
+        return true;
+    }
     let Some(to) = target.credentials() else { return true };
     let from = sender.credentials();
     let same_user = |from: &Credentials, to: &Credentials| {
@@ -286,7 +289,6 @@ pub(in crate::task) fn may_signal(
     };
     same_user(&from, &to)
         || from.is_capable(Capability::KILL)
-        || sender.process.pid == target.pid
         || (signal == Some(SignalNumber::SIGCONT) && sender.process.sid() == target.sid())
 }
 
@@ -313,7 +315,11 @@ fn kill_process(
 
 /// The process of this id, or that this thread is of.
 fn find_process(ctx: &Ctx<'_>, id: i32) -> Result<Arc<Process>, Errno> {
-    let system = &ctx.thread.process.system;
+    let own = &ctx.thread.process;
+    if own.pid == id {
+        return Ok(own.clone());
+    }
+    let system = &own.system;
     system
         .process(id)
         .or_else(|| system.thread(id).map(|thread| thread.process.clone()))

@@ -5,7 +5,7 @@
 //! `struct _fpx_sw_bytes` in its spare bytes (`arch/x86/include/uapi/asm/sigcontext.h`).
 //! linux-raw-sys has neither, so they are described here.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec;
 
 use linux_raw_sys::general as linux;
 
@@ -13,9 +13,9 @@ use super::{AltStack, SigInfo, SignalAction, SignalSet};
 use crate::{
     Errno,
     abi::{UserAbi, decode_at},
-    platform::platform,
+    platform::{CpuInfo, platform},
     task::{Ctx, UserRegs},
-    user::{USER_END, UserAddr, read_bytes, write_bytes},
+    user::{USER_END, UserAddr, UserPtr, read_bytes, write_bytes},
 };
 
 /// `struct sigcontext_64`.
@@ -170,24 +170,31 @@ pub fn min_signal_stack() -> u64 {
     (FRAME_LEN as u64 + 16 + 8 + XSAVE_ALIGN + area as u64).next_multiple_of(16)
 }
 
-/// The vector state as it goes into a frame.
-fn saved_vector_state() -> Vec<u8> {
-    let info = platform().cpu_info();
-    let len = info.xsave_size.max(FXSAVE_LEN);
-    let mut area = vec![0; len + if info.xfeatures != 0 { MAGIC2_LEN } else { 0 }];
-    platform().save_vector_state(&mut area[..len]);
+/// Bytes of the vector state in a frame.
+fn vector_state_len(info: &CpuInfo) -> usize {
+    info.xsave_size.max(FXSAVE_LEN) + if info.xfeatures != 0 { MAGIC2_LEN } else { 0 }
+}
+
+/// Writes the vector state at `to`, which is aligned, as it goes into a frame.
+fn save_vector_state(to: UserAddr, info: &CpuInfo) -> Result<(), Errno> {
+    let len = vector_state_len(info);
+    to.check(len)?;
     if info.xfeatures != 0 {
+        let size = len - MAGIC2_LEN;
         let sw = SwBytes {
             magic1: FP_XSTATE_MAGIC1,
-            extended_size: (len + MAGIC2_LEN) as u32,
+            extended_size: len as u32,
             xfeatures: info.xfeatures,
-            xstate_size: len as u32,
+            xstate_size: size as u32,
             padding: [0; 7],
         };
-        sw.encode(&mut area[SW_BYTES..SW_BYTES + SwBytes::SIZE]);
-        area[len..].copy_from_slice(&FP_XSTATE_MAGIC2.to_ne_bytes());
+        // What the processor does not write of the legacy part and of the header.
+        let mut bytes = [0; XSAVE_MIN_LEN - SW_BYTES];
+        sw.encode(&mut bytes[..SwBytes::SIZE]);
+        write_bytes(to.offset(SW_BYTES), &bytes)?;
+        UserPtr::from(to.offset(size)).write(&FP_XSTATE_MAGIC2)?;
     }
-    area
+    if platform().save_vector_state_to_user(to) { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
 /// Makes the thread continue in the handler of `action`, with a frame of its present state on the
@@ -211,15 +218,15 @@ pub(super) fn push(
     let enters_alt = action.has(linux::SA_ONSTACK) && !was_on_alt && alt.len != 0;
     let top = if enters_alt { alt.base.0.wrapping_add(alt.len) } else { rsp };
 
-    let area = saved_vector_state();
-    let fpstate = top.wrapping_sub(area.len() as u64) & !(XSAVE_ALIGN - 1);
+    let info_of_cpu = platform().cpu_info();
+    let fpstate = top.wrapping_sub(vector_state_len(&info_of_cpu) as u64) & !(XSAVE_ALIGN - 1);
     let at = (fpstate.wrapping_sub(FRAME_LEN as u64) & !15).wrapping_sub(8);
     // An overflow of the alternate stack must not go on below it.
     if (was_on_alt || enters_alt) && !alt.contains(at) {
         return Err(Errno::EFAULT);
     }
 
-    let has_xstate = platform().cpu_info().xfeatures != 0;
+    let has_xstate = info_of_cpu.xfeatures != 0;
     let fault = *ctx.thread.fault.lock();
     let regs = &*ctx.regs;
     let frame = Frame {
@@ -264,7 +271,7 @@ pub(super) fn push(
     let mut bytes = [0; FRAME_LEN];
     frame.encode(&mut bytes[..SIGINFO]);
     info.encode(&mut bytes[SIGINFO..]);
-    write_bytes(UserAddr(fpstate), &area)?;
+    save_vector_state(UserAddr(fpstate), &info_of_cpu)?;
     write_bytes(UserAddr(at), &bytes)?;
 
     if alt.flags & linux::SS_AUTODISARM != 0 {
@@ -331,6 +338,26 @@ pub(super) fn pop(ctx: &mut Ctx<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Whether the vector state of a frame is as [`save_vector_state`] has written it, and may be loaded as
+/// it is.
+fn is_own_frame(at: UserAddr, info: &CpuInfo) -> Result<bool, Errno> {
+    if info.xfeatures == 0 || !at.0.is_multiple_of(XSAVE_ALIGN) {
+        return Ok(false);
+    }
+    let len = vector_state_len(info);
+    at.check(len)?;
+    let mut bytes = [0; XSTATE_BV + size_of::<u64>() - SW_BYTES];
+    read_bytes(at.offset(SW_BYTES), &mut bytes)?;
+    let sw = SwBytes::decode(&bytes[..SwBytes::SIZE]);
+    let features: u64 = decode_at(&bytes, XSTATE_BV - SW_BYTES);
+    Ok(sw.magic1 == FP_XSTATE_MAGIC1
+        && sw.extended_size as usize == len
+        && sw.xstate_size as usize == len - MAGIC2_LEN
+        && sw.xfeatures == info.xfeatures
+        && features & !info.xfeatures == 0
+        && platform().load_user_u32(at.offset(len - MAGIC2_LEN)) == Some(FP_XSTATE_MAGIC2))
+}
+
 /// Loads the vector state of a frame; a NULL pointer asks for the initial one.
 fn restore_vector_state(from: UserAddr) -> Result<(), Errno> {
     if from.is_null() {
@@ -338,6 +365,9 @@ fn restore_vector_state(from: UserAddr) -> Result<(), Errno> {
         return Ok(());
     }
     let info = platform().cpu_info();
+    if is_own_frame(from, &info)? && platform().load_vector_state_from_user(from) {
+        return Ok(());
+    }
     let mut area = vec![0; info.xsave_size.max(FXSAVE_LEN)];
     read_bytes(from, &mut area[..FXSAVE_LEN])?;
     if info.xfeatures != 0 && area.len() >= XSAVE_MIN_LEN {
@@ -347,7 +377,7 @@ fn restore_vector_state(from: UserAddr) -> Result<(), Errno> {
             && (XSAVE_MIN_LEN..=area.len()).contains(&len)
             && sw.extended_size as usize >= len + MAGIC2_LEN
         {
-            crate::user::UserPtr::from(from.offset(len)).read()?
+            UserPtr::from(from.offset(len)).read()?
         } else {
             0
         };

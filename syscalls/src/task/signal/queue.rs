@@ -52,6 +52,9 @@ impl SignalQueue {
 
     /// Takes the first instance that `wanted` accepts of the lowest pending signal of `of`.
     pub fn take(&self, of: SignalSet) -> Option<SigInfo> {
+        if (self.set() & of).is_empty() {
+            return None;
+        }
         let mut queue = self.queue.lock();
         let signal = (self.set() & of).first()?;
         let at = queue.iter().position(|info| info.signal() == signal)?;

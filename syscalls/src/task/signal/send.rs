@@ -21,11 +21,11 @@ impl Process {
         }
         self.pending.push(info);
         self.announce(signal);
-        let threads = self.threads();
-        for thread in &threads {
-            thread.note_return_work();
-        }
-        let willing = threads.iter().find(|thread| thread.wants(signal));
+        let willing = {
+            let threads = self.threads.lock();
+            threads.iter().for_each(|thread| thread.note_return_work());
+            threads.iter().find(|thread| thread.wants(signal)).cloned()
+        };
         match willing {
             // A signal that ends or stops the process concerns it even where it is stopped.
             Some(thread) => thread.interrupt(),
