@@ -54,7 +54,7 @@ impl Plan {
 
     fn stub_origin(&self, placement: &Placement, address: u64) -> Option<u64> {
         let offset = address.checked_sub(placement.stub_base())?;
-        let offset = u32::try_from(offset).ok()?;
+        let offset = u32::try_from(offset).ok().filter(|offset| *offset < self.stub_area_len)?;
         let index = self.stubs.partition_point(|stub| stub.offset <= offset).checked_sub(1)?;
         let stub = self.stubs.get(index)?;
         let within = offset - stub.offset;

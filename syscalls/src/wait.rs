@@ -316,7 +316,14 @@ impl PollTable {
 
     /// To be called by a file's `poll`, *before* it looks at its state, for each queue that is
     /// woken when the state changes.
+    #[inline]
     pub fn watch(&mut self, queue: &Arc<WaitQueue>) {
+        if self.target.is_some() {
+            self.register(queue);
+        }
+    }
+
+    fn register(&mut self, queue: &Arc<WaitQueue>) {
         if let Some((target, sharing)) = &self.target {
             self.registrations.push(queue.register(target.clone(), *sharing));
         }

@@ -96,6 +96,26 @@ impl FdTable {
         Ok(description)
     }
 
+    /// Calls `visit`, with the table locked, with what [`Self::get_open`] gives for each of `fds`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn each_open(
+        &self,
+        fds: impl Iterator<Item = usize>,
+        mut visit: impl FnMut(usize, &Arc<FileDescription>),
+    ) -> Result<(), Errno> {
+        let entries = self.entries.lock();
+        for fd in fds {
+            let entry = entries.slots.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
+            if entry.description.flags() & linux_raw_sys::general::O_PATH != 0 {
+                return Err(Errno::EBADF);
+            }
+            visit(fd, &entry.description);
+        }
+        Ok(())
+    }
+
     /// Descriptor `fd`.
     ///
     /// # Errors

@@ -10,7 +10,10 @@
 //! others at page boundaries.
 
 use alloc::{boxed::Box, collections::VecDeque, format, string::String, sync::Arc, vec, vec::Vec};
-use core::any::Any;
+use core::{
+    any::Any,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use linux_raw_sys::{general as linux, ioctl};
 
@@ -185,7 +188,7 @@ impl Pipe {
             state.writer_opens
         };
         self.opens.wake_all();
-        Arc::new(PipeFile { pipe: self, ends, silent_until: Mutex::new(unheard_of) })
+        Arc::new(PipeFile { pipe: self, ends, silent_until: AtomicU64::new(unheard_of) })
     }
 
     /// Opens a FIFO (`man 7 fifo`): for reading it waits for a writer, for writing for a reader,
@@ -219,14 +222,14 @@ impl Pipe {
         };
         if ends == Ends::Read && partner_came().is_some() {
             // There is, or was, a writer: its going is a hang-up.
-            *file.silent_until.lock() = 0;
+            file.silent_until.store(0, Ordering::Relaxed);
         }
         if !nonblocking {
             if let Err(error) = self.opens.wait(thread, None, partner_came) {
                 file.release();
                 return Err(error.into());
             }
-            *file.silent_until.lock() = 0;
+            file.silent_until.store(0, Ordering::Relaxed);
         }
         Ok(file)
     }
@@ -404,7 +407,7 @@ pub struct PipeFile {
     ends: Ends,
     /// A FIFO that was opened for reading before any writer does not report a hang-up until
     /// [`State::writer_opens`] has got past this; 0 where it does at once.
-    silent_until: Mutex<u64>,
+    silent_until: AtomicU64,
 }
 
 impl PipeFile {
@@ -552,14 +555,14 @@ impl File for PipeFile {
         if self.ends.writes() {
             table.watch(&self.pipe.writable);
         }
-        let silent_until = *self.silent_until.lock();
         let state = self.pipe.state.lock();
         let mut events = PollEvents::empty();
         if self.ends.reads() {
             if !state.slots.is_empty() {
                 events |= PollEvents::READABLE;
             }
-            if state.writers == 0 && state.writer_opens != silent_until {
+            if state.writers == 0 && state.writer_opens != self.silent_until.load(Ordering::Relaxed)
+            {
                 events |= PollEvents::HUP;
             }
         }

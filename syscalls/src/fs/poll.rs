@@ -286,6 +286,10 @@ fn table_size(files: &FdTable) -> usize {
 
 /// The events that make a descriptor part of the sets of which `words` are the words that hold `bit`.
 fn wanted_events(words: [u64; 3], bit: u64) -> PollEvents {
+    // Mostly somebody wants to read.
+    if (words[1] | words[2]) & bit == 0 {
+        return SELECT_EVENTS[0];
+    }
     let wanted = |(word, events): (u64, PollEvents)| {
         if word & bit != 0 { events } else { PollEvents::empty() }
     };
@@ -330,14 +334,15 @@ fn select_until(
         let mut interests = Vec::with_capacity(wanted as usize);
         for index in 0..words {
             let words = words_of(sets, len, index, count);
-            for bit in bits_of(all(words)) {
-                let fd = index * WORD_BITS + bit.trailing_zeros() as usize;
+            let first = index * WORD_BITS;
+            let fds = bits_of(all(words)).map(|bit| first + bit.trailing_zeros() as usize);
+            files.each_open(fds, |fd, description| {
                 interests.push(Interest {
-                    description: Some(files.get_open(fd as i32)?),
-                    events: wanted_events(words, bit),
+                    description: Some(description.clone()),
+                    events: wanted_events(words, 1 << (fd - first)),
                     found: PollEvents::empty(),
                 });
-            }
+            })?;
         }
         wait_for_events(thread, &mut interests, deadline_ns)?;
         let mut found = 0;
@@ -346,6 +351,9 @@ fn select_until(
             let words = words_of(sets, len, index, count);
             let mut results = [0u64; 3];
             for (bit, interest) in bits_of(all(words)).zip(&mut interests) {
+                if interest.found.is_empty() {
+                    continue;
+                }
                 for set in 0..3 {
                     if words[set] & bit != 0 && interest.found.intersects(SELECT_EVENTS[set]) {
                         results[set] |= bit;

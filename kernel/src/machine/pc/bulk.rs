@@ -61,8 +61,24 @@ memcpy:
 1:  cmp byte ptr [rip + {slow_strings}], 0
     je 5f
     mov rcx, rdx
-    shr rcx, 6
+    shr rcx, 8
+    jz 13f
+    movzx edx, dl
+12:
+    .set place, 0
+    .rept 32
+    mov r8, [rsi + place]
+    mov [rdi + place], r8
+    .set place, place + 8
+    .endr
+    add rsi, 256
+    add rdi, 256
+    dec rcx
+    jnz 12b
+13: mov ecx, edx
     and edx, 63
+    shr ecx, 6
+    jz 14f
 2:
     .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
     mov r8, [rsi + \offset]
@@ -70,9 +86,9 @@ memcpy:
     .endr
     add rsi, 64
     add rdi, 64
-    dec rcx
+    dec ecx
     jnz 2b
-    cmp edx, 16
+14: cmp edx, 16
     jae 4b
     // Less than 16 bytes.
 3:  cmp edx, 8
@@ -121,14 +137,28 @@ memset:
     cmp byte ptr [rip + {slow_strings}], 0
     je 5f
     mov rcx, rdx
-    shr rcx, 6
+    shr rcx, 8
+    jz 13f
+    movzx edx, dl
+12:
+    .set place, 0
+    .rept 32
+    mov [rdi + place], rax
+    .set place, place + 8
+    .endr
+    add rdi, 256
+    dec rcx
+    jnz 12b
+13: mov ecx, edx
     and edx, 63
+    shr ecx, 6
+    jz 3f
 2:
     .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
     mov [rdi + \offset], rax
     .endr
     add rdi, 64
-    dec rcx
+    dec ecx
     jnz 2b
 3:  cmp edx, 16
     jb 6f

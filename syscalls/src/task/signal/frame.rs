@@ -130,6 +130,9 @@ const FXSAVE_LEN: usize = 512;
 const XSTATE_BV: usize = FXSAVE_LEN;
 /// Smallest area with a header.
 const XSAVE_MIN_LEN: usize = FXSAVE_LEN + 64;
+/// Where MXCSR lies in the legacy part, and its bits.
+const MXCSR: usize = 24;
+const MXCSR_MASK: u32 = 0xffff;
 /// Where `struct _fpx_sw_bytes` lies in the legacy part.
 const SW_BYTES: usize = 464;
 const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
@@ -226,6 +229,8 @@ pub(super) fn push(
         return Err(Errno::EFAULT);
     }
 
+    // Before anything of the frame is in registers.
+    let rip = ctx.thread.mm().original_address(UserAddr(ctx.regs.rip)).0;
     let has_xstate = info_of_cpu.xfeatures != 0;
     let fault = *ctx.thread.fault.lock();
     let regs = &*ctx.regs;
@@ -253,7 +258,7 @@ pub(super) fn push(
             rax: regs.rax,
             rcx: regs.rcx,
             rsp: regs.rsp,
-            rip: ctx.thread.mm().original_address(UserAddr(regs.rip)).0,
+            rip,
             rflags: regs.rflags,
             cs: USER_CS,
             gs: 0,
@@ -355,6 +360,8 @@ fn is_own_frame(at: UserAddr, info: &CpuInfo) -> Result<bool, Errno> {
         && sw.xstate_size as usize == len - MAGIC2_LEN
         && sw.xfeatures == info.xfeatures
         && features & !info.xfeatures == 0
+        // QEMU's emulation lets XRSTOR load any value; a processor does not.
+        && platform().load_user_u32(at.offset(MXCSR)).is_some_and(|mxcsr| mxcsr & !MXCSR_MASK == 0)
         && platform().load_user_u32(at.offset(len - MAGIC2_LEN)) == Some(FP_XSTATE_MAGIC2))
 }
 
@@ -384,7 +391,9 @@ fn restore_vector_state(from: UserAddr) -> Result<(), Errno> {
         if magic2 == FP_XSTATE_MAGIC2 {
             read_bytes(from.offset(FXSAVE_LEN), &mut area[FXSAVE_LEN..len])?;
             let features: u64 = decode_at(&area, XSTATE_BV);
-            (features & sw.xfeatures & info.xfeatures).encode(&mut area[XSTATE_BV..XSTATE_BV + 8]);
+            // What the processor does not have it refuses.
+            let wanted = sw.xfeatures | !info.xfeatures;
+            (features & wanted).encode(&mut area[XSTATE_BV..XSTATE_BV + 8]);
         } else {
             // A frame of somebody who knows the legacy part only.
             LEGACY_FEATURES.encode(&mut area[XSTATE_BV..XSTATE_BV + 8]);

@@ -56,6 +56,13 @@ impl SignalQueue {
             return None;
         }
         let mut queue = self.queue.lock();
+        if queue.len() == 1 {
+            // `of` may have it no more since the first look.
+            let info = queue.front().filter(|info| of.contains(info.signal())).copied()?;
+            queue.pop_front();
+            self.set.store(0, Ordering::SeqCst);
+            return Some(info);
+        }
         let signal = (self.set() & of).first()?;
         let at = queue.iter().position(|info| info.signal() == signal)?;
         let info = queue.remove(at);
