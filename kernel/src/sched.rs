@@ -17,6 +17,12 @@
 //! its stack (`on_cpu`): nobody but that processor takes it from a queue before its registers are
 //! saved.
 //!
+//! # Whose turn it is
+//!
+//! Real-time threads come first, by priority. The others share the processor by [`hx_syscalls::fair`]: who
+//! has had the least runs next, for a slice, and who wakes up need not wait for the end of the slice of a
+//! thread that has had clearly more.
+//!
 //! # Processor time
 //!
 //! A thread's time is exact in all, and read off when it is switched from. Which part of it the kernel
@@ -36,6 +42,7 @@ use core::{
 use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::{
     Errno,
+    fair::{self, Share, Timeline},
     page::OutOfMemory,
     parking::{Duty, Parking},
     platform::{CpuTime, ThreadHandle, ThreadStart, VectorState as StartVectorState},
@@ -72,6 +79,8 @@ pub struct KernelThread {
     is_fifo: AtomicBool,
     /// How long it may run while others of its priority wait.
     slice_ns: AtomicU64,
+    /// Its part of the processor among others that are not real-time ones.
+    share: Share,
     /// Processors that it may run on, a bit each.
     affinity: AtomicU64,
     /// Processor time up to the last switch or change of mode, in ticks of the time stamp counter.
@@ -115,6 +124,10 @@ pub struct PerCpu {
     highest: AtomicU8,
     /// Threads that parked here with a deadline, by deadline and thread.
     sleepers: Mutex<BTreeMap<(u64, usize), Arc<KernelThread>>>,
+    /// Key of the first thread that is not a real-time one in it.
+    first: AtomicU64,
+    /// What decides which of those runs.
+    timeline: Timeline,
     /// End of the running thread's slice.
     slice_end: AtomicU64,
     /// When the accounting of processor time was last brought up to date.
@@ -131,6 +144,8 @@ impl Default for PerCpu {
             queue: Mutex::new(RunQueue::new()),
             queued: AtomicUsize::new(0),
             highest: AtomicU8::new(0),
+            first: AtomicU64::new(0),
+            timeline: Timeline::default(),
             sleepers: Mutex::new(BTreeMap::new()),
             slice_end: AtomicU64::new(u64::MAX),
             accounted_tsc: AtomicU64::new(0),
@@ -158,12 +173,25 @@ fn slice_ns(scheduling: &Scheduling) -> u64 {
     if scheduling.policy == linux::SCHED_IDLE {
         return *SLICE_RANGE_NS.start();
     }
-    let steps = 0..scheduling.nice.unsigned_abs();
-    let slice = steps.fold(SLICE_NS, |slice, _| match scheduling.nice {
-        1.. => slice * 4 / 5,
-        _ => slice * 5 / 4,
-    });
-    slice.clamp(*SLICE_RANGE_NS.start(), *SLICE_RANGE_NS.end())
+    by_nice(scheduling, SLICE_NS).clamp(*SLICE_RANGE_NS.start(), *SLICE_RANGE_NS.end())
+}
+
+/// What a thread gets of something of which a thread of niceness 0 gets `amount`.
+fn by_nice(scheduling: &Scheduling, amount: u64) -> u64 {
+    (0..scheduling.nice.unsigned_abs()).fold(amount, |amount, _| match scheduling.nice {
+        1.. => amount * 4 / 5,
+        _ => amount * 5 / 4,
+    })
+}
+
+/// The inverse weight of a thread, see [`Share::set_inverse_weight`].
+fn inverse_weight(scheduling: &Scheduling) -> u64 {
+    let weight = if scheduling.policy == linux::SCHED_IDLE {
+        fair::ONE * 3 / 1024
+    } else {
+        by_nice(scheduling, fair::ONE)
+    };
+    fair::ONE * fair::ONE / weight
 }
 
 impl KernelThread {
@@ -203,6 +231,7 @@ impl KernelThread {
             priority: AtomicU8::new(0),
             is_fifo: AtomicBool::new(false),
             slice_ns: AtomicU64::new(SLICE_NS),
+            share: Share::default(),
             affinity: AtomicU64::new(u64::MAX),
             user_ticks: AtomicU64::new(0),
             system_ticks: AtomicU64::new(0),
@@ -242,7 +271,14 @@ impl KernelThread {
         self.priority.store(priority, Ordering::Relaxed);
         self.is_fifo.store(new.policy == linux::SCHED_FIFO, Ordering::Relaxed);
         self.slice_ns.store(slice_ns(new), Ordering::Relaxed);
+        self.share.set_inverse_weight(inverse_weight(new), self.used_ns());
         self.affinity.store(new.affinity, Ordering::Relaxed);
+    }
+
+    /// Processor time up to the last accounting.
+    fn used_ns(&self) -> u64 {
+        let ticks = |ticks: &AtomicU64| ticks.load(Ordering::Relaxed);
+        clock::scale().nanoseconds(ticks(&self.user_ticks) + ticks(&self.system_ticks))
     }
 
     /// Gives whether the thread has become ready by what gave `duty`.
@@ -305,17 +341,20 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     let per_cpu = &target.sched;
     let priority = thread.priority();
     let affinity = thread.affinity.load(Ordering::Relaxed);
+    let key = thread.share.join(thread.used_ns(), &per_cpu.timeline);
     let was_empty = {
         let mut queue = per_cpu.queue.lock();
         queue.push(thread, end);
         per_cpu.publish(&queue);
         queue.len() == 1
     };
-    let preempts = priority > 0 && {
+    let preempts = if priority > 0 {
         let current = per_cpu.current.load(Ordering::Relaxed);
         // SAFETY: not followed unless it is this processor's own.
         index != machine::this_cpu().index
             || unsafe { current.as_ref() }.is_none_or(|current| priority > current.priority())
+    } else {
+        per_cpu.timeline.makes_way_for(key, clock::now_ns())
     };
     if index == machine::this_cpu().index {
         target.note_work(CpuWork::TIMER);
@@ -345,6 +384,9 @@ fn stop_idling(bit: u64) {
 impl PerCpu {
     fn publish(&self, queue: &RunQueue) {
         self.highest.store(queue.highest(), Ordering::Relaxed);
+        if let Some(first) = queue.first_ordinary() {
+            self.first.store(first, Ordering::Relaxed);
+        }
         self.queued.store(queue.len(), Ordering::SeqCst);
     }
 
@@ -553,6 +595,9 @@ pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
     let kernel_thread = KernelThread::new(&thread, start).map_err(|_| Errno::EAGAIN)?;
     thread.handle.call_once(|| Arc::new(Handle(kernel_thread.clone())) as Arc<dyn ThreadHandle>);
     let cpu = choose_cpu(&kernel_thread);
+    if let Some(target) = machine::cpu(cpu) {
+        kernel_thread.share.begin(&target.sched.timeline);
+    }
     enqueue(kernel_thread, cpu, End::Back);
     Ok(())
 }
@@ -641,16 +686,21 @@ fn install(next: Arc<KernelThread>) -> u64 {
         cpu.set_thread(thread);
         note_identity(thread);
     }
-    next.renew_slice();
+    let now_ns = next.renew_slice();
+    let is_ordinary = next.priority() == 0 && next.thread().is_some();
+    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), now_ns);
     cpu.note_work(CpuWork::TIMER);
     cpu.sched.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
 }
 
 impl KernelThread {
-    fn renew_slice(&self) {
-        let end = clock::now_ns() + self.slice_ns.load(Ordering::Relaxed);
+    /// Gives what the time is.
+    fn renew_slice(&self) -> u64 {
+        let now_ns = clock::now_ns();
+        let end = now_ns + self.slice_ns.load(Ordering::Relaxed);
         machine::this_cpu().sched.slice_end.store(end, Ordering::Relaxed);
+        now_ns
     }
 }
 
@@ -810,7 +860,7 @@ pub fn park(deadline_ns: Option<u64>) {
 /// Lets other threads that are ready run first.
 pub fn yield_now() {
     events::poll();
-    make_way(End::Back);
+    make_way(End::Last);
 }
 
 /// Lets other threads run if the running one, interrupted in the application, has to.
@@ -821,7 +871,7 @@ pub fn preempt() {
     }
     make_way(match reason {
         Reason::HigherPriority => End::Front,
-        Reason::SliceOver | Reason::WrongProcessor => End::Back,
+        Reason::SliceOver | Reason::Sleeper | Reason::WrongProcessor => End::Back,
     });
 }
 
@@ -834,6 +884,7 @@ fn make_way(end: End) {
         enqueue(this, better, End::Back);
         switch_to(next, PreviousThread::GoesOn);
     } else if let Some(next) = take_ready(this.priority()) {
+        account_kernel();
         enqueue(this, index, end);
         switch_to(next, PreviousThread::GoesOn);
     } else {
@@ -894,6 +945,8 @@ enum Reason {
     HigherPriority,
     /// Its slice is over, and others wait.
     SliceOver,
+    /// A thread that has had less of the processor has woken up.
+    Sleeper,
     /// It may not run here any more.
     WrongProcessor,
 }
@@ -913,7 +966,15 @@ fn reason_to_yield(now_ns: u64) -> Option<Reason> {
     }
     let is_over = !current.is_fifo.load(Ordering::Relaxed)
         && now_ns >= per_cpu.slice_end.load(Ordering::Relaxed);
-    (highest == own && is_over).then_some(Reason::SliceOver)
+    if highest != own {
+        return None;
+    }
+    let first = per_cpu.first.load(Ordering::Relaxed);
+    match is_over {
+        true => Some(Reason::SliceOver),
+        false if own > 0 => None,
+        false => per_cpu.timeline.makes_way_for(first, now_ns).then_some(Reason::Sleeper),
+    }
 }
 
 /// Runs `f` on the running thread's vector state, saved from the processor before and loaded after.

@@ -29,6 +29,7 @@ extern crate std;
 pub mod abi;
 pub mod boot;
 pub mod errno;
+pub mod fair;
 pub mod fs;
 pub mod ipc;
 pub mod mm;

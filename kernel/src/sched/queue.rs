@@ -1,21 +1,26 @@
 //! A processor's run queue.
 //!
-//! Real-time threads come first, by priority; the others take turns.
+//! Real-time threads come first, by priority; the others by virtual time ([`hx_syscalls::fair`]).
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
+use hx_syscalls::fair::is_before;
+
 use super::KernelThread;
 
-/// Where a thread joins those of its priority.
+/// Where a thread joins those of its priority. Those that are not real-time ones are in the order of
+/// their keys, unless one is to be the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// Before them: it was preempted.
     Front,
     /// Behind them.
     Back,
+    /// Behind them, whatever it has had of the processor: it asked for that.
+    Last,
 }
 
 /// Threads that are ready and wait for a processor, by priority: 0 is that of all threads that are not
@@ -33,15 +38,37 @@ impl RunQueue {
     }
 
     pub(super) fn push(&mut self, thread: Arc<KernelThread>, end: End) {
-        let queue = match thread.priority() {
-            0 => &mut self.ordinary,
-            priority => self.real_time.entry(priority).or_default(),
-        };
+        self.len += 1;
+        let priority = thread.priority();
+        if priority == 0 {
+            return self.push_ordinary(thread, end);
+        }
+        let queue = self.real_time.entry(priority).or_default();
         match end {
             End::Front => queue.push_front(thread),
-            End::Back => queue.push_back(thread),
+            End::Back | End::Last => queue.push_back(thread),
         }
-        self.len += 1;
+    }
+
+    fn push_ordinary(&mut self, thread: Arc<KernelThread>, end: End) {
+        let key = thread.share.key();
+        let comes_first = |other: &Arc<KernelThread>| !is_before(key, other.share.key());
+        match self.ordinary.back() {
+            Some(last) if !comes_first(last) && end == End::Last => {
+                thread.share.set_key(last.share.key());
+            }
+            Some(last) if !comes_first(last) => {
+                let before = self.ordinary.iter().rposition(comes_first);
+                return self.ordinary.insert(before.map_or(0, |at| at + 1), thread);
+            }
+            _ => {}
+        }
+        self.ordinary.push_back(thread);
+    }
+
+    /// The key of the first thread that is not a real-time one.
+    pub(super) fn first_ordinary(&self) -> Option<u64> {
+        self.ordinary.front().map(|thread| thread.share.key())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,0 +1,202 @@
+//! Fair shares of a processor among threads that are not real-time ones.
+//!
+//! A thread has a *virtual time*: the processor time that it has used, the slower the greater its weight.
+//! Who has the least runs next, and who wakes up preempts a thread that has had clearly more, so that a
+//! thread that mostly sleeps (a server, a shell) need not wait for the slices of those that compute. The
+//! idea and the terms are those of Linux' CFS (`Documentation/scheduler/sched-design-CFS.rst`).
+//!
+//! Virtual times of different processors have nothing to do with each other. A thread that joins a
+//! queue is brought into the neighbourhood of what ran there last: it keeps neither a claim from a long
+//! sleep nor a debt from a time when nobody else wanted the processor.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// What a thread of niceness 0 has for [`Share::set_inverse_weight`].
+pub const ONE: u64 = 1 << 10;
+
+/// A thread that has slept may be so far behind, in nanoseconds.
+const CLAIM_NS: u64 = 3_000_000;
+/// A thread that was alone may be so far ahead.
+const DEBT_NS: u64 = 12_000_000;
+/// A thread that runs makes way for one that is further behind than this.
+const GRANULARITY_NS: u64 = 1_000_000;
+
+/// Whether virtual time `a` comes before `b`. They may wrap around.
+#[must_use]
+pub fn is_before(a: u64, b: u64) -> bool {
+    (a.wrapping_sub(b)).cast_signed() < 0
+}
+
+/// A thread's part.
+#[derive(Debug)]
+pub struct Share {
+    inverse_weight: AtomicU64,
+    /// Virtual time beside what follows from the time used.
+    offset_ns: AtomicU64,
+    /// Virtual time at which the thread joined the queue that it is in, or was in last.
+    key: AtomicU64,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            inverse_weight: AtomicU64::new(ONE),
+            offset_ns: AtomicU64::new(0),
+            key: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Share {
+    /// Virtual time of a thread that has used `used_ns` of a processor.
+    fn virtual_ns(&self, used_ns: u64) -> u64 {
+        let inverse = self.inverse_weight.load(Ordering::Relaxed);
+        weighted(used_ns, inverse).wrapping_add(self.offset_ns.load(Ordering::Relaxed))
+    }
+
+    fn set_virtual_ns(&self, used_ns: u64, to: u64) {
+        let inverse = self.inverse_weight.load(Ordering::Relaxed);
+        self.offset_ns.store(to.wrapping_sub(weighted(used_ns, inverse)), Ordering::Relaxed);
+    }
+
+    /// Lets the thread's virtual time pass `inverse` / [`ONE`] times as fast as processor time from now
+    /// on.
+    pub fn set_inverse_weight(&self, inverse: u64, used_ns: u64) {
+        let now = self.virtual_ns(used_ns);
+        self.inverse_weight.store(inverse, Ordering::Relaxed);
+        self.set_virtual_ns(used_ns, now);
+    }
+
+    /// Where a new thread begins on this processor: with neither claim nor debt.
+    pub fn begin(&self, timeline: &Timeline) {
+        self.set_virtual_ns(0, timeline.floor.load(Ordering::Relaxed));
+    }
+
+    /// A thread that has used `used_ns` joins a queue. Gives its key there.
+    pub fn join(&self, used_ns: u64, timeline: &Timeline) -> u64 {
+        let floor = timeline.floor.load(Ordering::Relaxed);
+        let (least, most) = (floor.wrapping_sub(CLAIM_NS), floor.wrapping_add(DEBT_NS));
+        let mut key = self.virtual_ns(used_ns);
+        if is_before(key, least) {
+            key = least;
+            self.set_virtual_ns(used_ns, key);
+        } else if is_before(most, key) {
+            key = most;
+            self.set_virtual_ns(used_ns, key);
+        }
+        self.set_key(key);
+        key
+    }
+
+    /// The key of the thread in its queue.
+    pub fn key(&self) -> u64 {
+        self.key.load(Ordering::Relaxed)
+    }
+
+    /// Gives the thread another place in its queue, its virtual time apart.
+    pub fn set_key(&self, key: u64) {
+        self.key.store(key, Ordering::Relaxed);
+    }
+}
+
+fn weighted(used_ns: u64, inverse: u64) -> u64 {
+    (u128::from(used_ns) * u128::from(inverse) / u128::from(ONE)) as u64
+}
+
+/// A processor's part.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    /// The latest key of a thread that came to run.
+    floor: AtomicU64,
+    /// Key, start and inverse weight of the one that runs; weight 0 for one that never makes way.
+    running_key: AtomicU64,
+    running_since_ns: AtomicU64,
+    running_inverse: AtomicU64,
+}
+
+impl Timeline {
+    /// A thread, or one outside these rules, begins to run at `now_ns`.
+    pub fn run(&self, share: Option<&Share>, now_ns: u64) {
+        let Some(share) = share else { return self.running_inverse.store(0, Ordering::Relaxed) };
+        let key = share.key();
+        if is_before(self.floor.load(Ordering::Relaxed), key) {
+            self.floor.store(key, Ordering::Relaxed);
+        }
+        self.running_key.store(key, Ordering::Relaxed);
+        self.running_since_ns.store(now_ns, Ordering::Relaxed);
+        let inverse = share.inverse_weight.load(Ordering::Relaxed);
+        self.running_inverse.store(inverse, Ordering::Relaxed);
+    }
+
+    /// Whether what runs has to make way for a thread with `key`.
+    pub fn makes_way_for(&self, key: u64, now_ns: u64) -> bool {
+        let inverse = self.running_inverse.load(Ordering::Relaxed);
+        let ran_ns = now_ns.saturating_sub(self.running_since_ns.load(Ordering::Relaxed));
+        let running = self.running_key.load(Ordering::Relaxed);
+        let now = running.wrapping_add(weighted(ran_ns, inverse));
+        inverse != 0 && is_before(key.wrapping_add(GRANULARITY_NS), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_sleeper_preempts_who_computes_until_it_has_had_as_much() {
+        let timeline = Timeline::default();
+        let (busy, sleeper) = (Share::default(), Share::default());
+        busy.begin(&timeline);
+        sleeper.begin(&timeline);
+        // Alone for a second.
+        busy.join(0, &timeline);
+        timeline.run(Some(&busy), 0);
+        assert!(timeline.makes_way_for(sleeper.join(0, &timeline), 1000 * MS));
+        // It is not further ahead than that, and the sleeper not further behind.
+        busy.join(1000 * MS, &timeline);
+        assert_eq!(busy.key(), DEBT_NS);
+        timeline.run(Some(&busy), 1000 * MS);
+        let key = sleeper.join(0, &timeline);
+        assert_eq!(key, DEBT_NS - CLAIM_NS);
+        assert!(timeline.makes_way_for(key, 1000 * MS));
+        // When it has computed for its claim and more, it waits like everybody.
+        let key = sleeper.join(4 * MS, &timeline);
+        assert!(!timeline.makes_way_for(key, 1000 * MS));
+        assert!(timeline.makes_way_for(key, 1003 * MS));
+    }
+
+    #[test]
+    fn a_new_thread_waits_for_its_turn() {
+        let timeline = Timeline::default();
+        let (parent, child) = (Share::default(), Share::default());
+        parent.join(100 * MS, &timeline);
+        timeline.run(Some(&parent), 0);
+        child.begin(&timeline);
+        let key = child.join(0, &timeline);
+        assert_eq!(key, parent.key());
+        assert!(!timeline.makes_way_for(key, MS));
+    }
+
+    #[test]
+    fn virtual_time_passes_by_weight_and_does_not_jump_with_it() {
+        let timeline = Timeline::default();
+        let nice = Share::default();
+        nice.set_inverse_weight(4 * ONE, 5 * MS);
+        assert_eq!(nice.virtual_ns(5 * MS), 5 * MS);
+        assert_eq!(nice.virtual_ns(6 * MS), 9 * MS);
+        let key = nice.join(5 * MS, &timeline);
+        timeline.run(Some(&nice), 0);
+        assert!(!timeline.makes_way_for(key, MS / 4));
+        assert!(timeline.makes_way_for(key, MS / 2));
+        // A real-time thread makes way for nobody here.
+        timeline.run(None, 0);
+        assert!(!timeline.makes_way_for(0, 1000 * MS));
+    }
+
+    #[test]
+    fn times_wrap_around() {
+        assert!(is_before(u64::MAX, 0) && !is_before(0, u64::MAX) && !is_before(3, 3));
+    }
+}
