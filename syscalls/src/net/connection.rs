@@ -131,6 +131,8 @@ pub struct Core {
     pub is_dirty: bool,
     /// It has left the stack's table.
     pub is_gone: bool,
+    /// Number of the socket that has it; 0 before it is accepted.
+    pub inode: u64,
     /// When it was made.
     started_ns: u64,
     /// When something came from the peer last, or the first of what it has not acknowledged was given.
@@ -268,6 +270,7 @@ impl Core {
             later_ns: u64::MAX,
             is_dirty: false,
             is_gone: false,
+            inode: 0,
             started_ns: now_ns,
             heard_ns: now_ns,
             options,
@@ -420,6 +423,8 @@ pub struct Listener {
     pub v6_only: bool,
     /// `SO_REUSEPORT`: others may listen here too.
     pub reuses_port: bool,
+    /// Number of the socket.
+    pub inode: u64,
     /// Keeps the port.
     pub binding: Arc<Binding>,
     /// Woken when there is something to accept.

@@ -6,11 +6,13 @@
 pub mod address;
 pub mod connection;
 pub mod device;
+mod diag;
 pub mod fragments;
 pub mod icmp;
 pub mod inet;
 pub mod interfaces;
 pub mod link;
+pub mod listing;
 mod local;
 pub mod netlink;
 pub mod output;

@@ -7,7 +7,7 @@ use core::{any::Any, net::IpAddr};
 use linux_raw_sys::net;
 
 use super::{
-    inet,
+    diag, inet,
     interfaces::{self, CARD_INDEX, Interface, LOOPBACK_INDEX},
     socket::{Incoming, Name, Options, Outgoing, Socket, deadline, int_value},
     stack::Stack,
@@ -26,26 +26,31 @@ use crate::{
 pub const FAMILY: u32 = 16;
 /// `NETLINK_ROUTE`.
 pub const ROUTE: u32 = 0;
+/// `NETLINK_SOCK_DIAG`: see [`super::diag`].
+pub const SOCK_DIAG: u32 = 4;
 
 /// Bytes of a `struct nlmsghdr`.
 const HEADER: usize = 16;
 
+/// Messages of one datagram are no longer than this together (`NLMSG_GOODSIZE`).
+const LONGEST_ANSWER: usize = 8192 - 64;
+
 /// `linux/netlink.h` and `linux/rtnetlink.h`, which `linux-raw-sys` leaves out.
-mod message {
-    pub(super) const ERROR: u16 = 2;
-    pub(super) const DONE: u16 = 3;
-    pub(super) const NEW_LINK: u16 = 16;
-    pub(super) const GET_LINK: u16 = 18;
-    pub(super) const NEW_ADDRESS: u16 = 20;
-    pub(super) const GET_ADDRESS: u16 = 22;
-    pub(super) const NEW_ROUTE: u16 = 24;
-    pub(super) const GET_ROUTE: u16 = 26;
-    pub(super) const GET_NEIGHBOR: u16 = 30;
-    pub(super) const GET_RULE: u16 = 34;
-    pub(super) const REQUEST: u16 = 1;
-    pub(super) const MULTI: u16 = 2;
-    pub(super) const ACKNOWLEDGE: u16 = 4;
-    pub(super) const DUMP: u16 = 0x300;
+pub(super) mod message {
+    pub(crate) const ERROR: u16 = 2;
+    pub(crate) const DONE: u16 = 3;
+    pub(crate) const NEW_LINK: u16 = 16;
+    pub(crate) const GET_LINK: u16 = 18;
+    pub(crate) const NEW_ADDRESS: u16 = 20;
+    pub(crate) const GET_ADDRESS: u16 = 22;
+    pub(crate) const NEW_ROUTE: u16 = 24;
+    pub(crate) const GET_ROUTE: u16 = 26;
+    pub(crate) const GET_NEIGHBOR: u16 = 30;
+    pub(crate) const GET_RULE: u16 = 34;
+    pub(crate) const REQUEST: u16 = 1;
+    pub(crate) const MULTI: u16 = 2;
+    pub(crate) const ACKNOWLEDGE: u16 = 4;
+    pub(crate) const DUMP: u16 = 0x300;
 }
 
 #[derive(Default)]
@@ -63,6 +68,7 @@ struct State {
 pub struct NetlinkSocket {
     stack: Arc<Stack>,
     kind: u32,
+    protocol: u32,
     pid: u32,
     inode: AnonymousInode,
     events: Arc<WaitQueue>,
@@ -70,17 +76,17 @@ pub struct NetlinkSocket {
 }
 
 /// Puts messages and their attributes together.
-struct Writer {
-    bytes: Vec<u8>,
+pub(super) struct Writer {
+    pub(super) bytes: Vec<u8>,
     start: usize,
 }
 
 impl Writer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { bytes: Vec::new(), start: 0 }
     }
 
-    fn begin(&mut self, kind: u16, flags: u16, request: &Request, port: u32) {
+    pub(super) fn begin(&mut self, kind: u16, flags: u16, request: &Request, port: u32) {
         self.start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -89,25 +95,25 @@ impl Writer {
         self.bytes.extend_from_slice(&port.to_ne_bytes());
     }
 
-    fn attribute(&mut self, kind: u16, data: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, data: &[u8]) {
         self.bytes.extend_from_slice(&(4 + data.len() as u16).to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(data);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let len = (self.bytes.len() - self.start) as u32;
         self.bytes[self.start..self.start + 4].copy_from_slice(&len.to_ne_bytes());
     }
 }
 
-struct Request {
-    kind: u16,
-    flags: u16,
+pub(super) struct Request {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
     sequence: u32,
     /// What follows the header.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     header: [u8; HEADER],
 }
 
@@ -263,17 +269,19 @@ impl NetlinkSocket {
     /// A socket as `socket` makes it.
     ///
     /// # Errors
-    /// `EPROTONOSUPPORT` for another protocol than `NETLINK_ROUTE`, `ESOCKTNOSUPPORT`.
+    /// `EPROTONOSUPPORT` for another protocol than `NETLINK_ROUTE` and `NETLINK_SOCK_DIAG`,
+    /// `ESOCKTNOSUPPORT`.
     pub fn open(kind: u32, protocol: u32, thread: &Thread) -> Result<Arc<Self>, Errno> {
         if !matches!(kind, net::SOCK_RAW | net::SOCK_DGRAM) {
             return Err(Errno::ESOCKTNOSUPPORT);
         }
-        if protocol != ROUTE {
+        if !matches!(protocol, ROUTE | SOCK_DIAG) {
             return Err(Errno::EPROTONOSUPPORT);
         }
         Ok(Arc::new(Self {
             stack: thread.process.system.network().clone(),
             kind,
+            protocol,
             pid: thread.process.pid as u32,
             inode: AnonymousInode::new(&thread.credentials()),
             events: WaitQueue::new(),
@@ -338,6 +346,13 @@ impl NetlinkSocket {
     }
 
     fn answer(&self, request: &Request, port: u32) -> Vec<Vec<u8>> {
+        if self.protocol == SOCK_DIAG {
+            return match diag::answer(&self.stack, request, port) {
+                Ok(Ok(sockets)) => finish(request, port, sockets, None),
+                Ok(Err(errno)) => finish(request, port, Vec::new(), Some(errno)),
+                Err(errno) => alloc::vec![error(request, port, Some(errno))],
+            };
+        }
         let interfaces = interfaces::list(&self.stack);
         let dumps = request.flags & message::DUMP == message::DUMP;
         let wanted = request.body.first().copied().unwrap_or(0);
@@ -389,19 +404,7 @@ impl NetlinkSocket {
             message::GET_NEIGHBOR | message::GET_RULE if dumps => {}
             _ => return alloc::vec![error(request, port, Some(Errno::EOPNOTSUPP))],
         }
-        let mut answers = Vec::new();
-        if !writer.bytes.is_empty() {
-            answers.push(core::mem::take(&mut writer.bytes));
-        }
-        if dumps {
-            writer.begin(message::DONE, message::MULTI, request, port);
-            writer.bytes.extend_from_slice(&[0; 4]);
-            writer.end();
-            answers.push(writer.bytes);
-        } else if request.flags & message::ACKNOWLEDGE != 0 {
-            answers.push(error(request, port, None));
-        }
-        answers
+        finish(request, port, writer.bytes, None)
     }
 
     /// `ip route get`.
@@ -445,8 +448,38 @@ impl NetlinkSocket {
     }
 }
 
+/// The answers to a question: what has been found, and its end, with an error where it is not whole; or that
+/// it has been done.
+fn finish(request: &Request, port: u32, found: Vec<u8>, errno: Option<Errno>) -> Vec<Vec<u8>> {
+    let mut answers = Vec::new();
+    let mut rest = &found[..];
+    // Readers have buffers for a few pages.
+    while let Some(head) = rest.first_chunk::<4>() {
+        let mut len = u32::decode(head) as usize;
+        while let Some(next) = rest.get(len..len + 4)
+            && len + u32::decode(next) as usize <= LONGEST_ANSWER
+        {
+            len += u32::decode(next) as usize;
+        }
+        let (datagram, others) = rest.split_at(len);
+        answers.push(datagram.to_vec());
+        rest = others;
+    }
+    if request.flags & message::DUMP == message::DUMP {
+        let mut writer = Writer::new();
+        writer.begin(message::DONE, message::MULTI, request, port);
+        let result = errno.map_or(0, |errno| -errno.into_raw());
+        writer.bytes.extend_from_slice(&result.to_ne_bytes());
+        writer.end();
+        answers.push(writer.bytes);
+    } else if request.flags & message::ACKNOWLEDGE != 0 {
+        answers.push(error(request, port, None));
+    }
+    answers
+}
+
 /// The attributes in the rest of a message.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     core::iter::from_fn(move || {
         let head: &[u8; 4] = rest.first_chunk()?;
@@ -588,7 +621,7 @@ impl Socket for NetlinkSocket {
         Ok(match name {
             net::SO_TYPE => int_value(self.kind),
             net::SO_DOMAIN => int_value(FAMILY),
-            net::SO_PROTOCOL => int_value(ROUTE),
+            net::SO_PROTOCOL => int_value(self.protocol),
             net::SO_ERROR | net::SO_ACCEPTCONN => int_value(0),
             _ => return self.state.lock().options.get(name),
         })

@@ -639,6 +639,7 @@ impl Socket for TcpSocket {
             backlog: AtomicU32::new(backlog),
             half_open: AtomicUsize::new(0),
             beginnings: Mutex::default(),
+            inode: self.inode.ino,
             is_closed: AtomicBool::new(false),
         });
         inner.role = Role::Listening(listener.clone());
@@ -692,6 +693,7 @@ impl Socket for TcpSocket {
         let options = inner.tcp;
         let events = self.events.clone();
         let connection = self.stack.connect(local, target, link, binding, events, options)?;
+        connection.core.lock().inode = self.inode.ino;
         inner.role = Role::Connected(connection.clone());
         inner.is_told = false;
         drop(inner);
@@ -740,6 +742,7 @@ impl Socket for TcpSocket {
         let owner = io.thread.credentials();
         let events = connection.events.clone();
         let socket = Self::make(self.stack.clone(), self.domain, &owner, events, inner);
+        connection.core.lock().inode = socket.inode.ino;
         Ok((socket, connection.remote.name(self.domain)))
     }
 

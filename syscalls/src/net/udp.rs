@@ -21,6 +21,7 @@ use super::{
     connection::LinkId,
     inet::{self, DEFAULT_TTL, IpOptions, LEVEL_IP, LEVEL_IPV6, option},
     interfaces::{CARD_INDEX, LOOPBACK_INDEX},
+    listing::Row,
     ports::{Binding, Ports, Protocol, Wanted},
     socket::{
         Control, Incoming, Name, Options, Outgoing, SO_TIMESTAMP, SO_TIMESTAMPNS, Socket, deadline,
@@ -235,15 +236,26 @@ impl UdpSocket {
         })
     }
 
-    /// Local end, peer and bytes that wait, for `/proc/net/udp`.
+    /// The socket as lists of sockets tell of it, without its state.
     #[must_use]
-    pub fn summary(&self) -> (Endpoint, Option<Endpoint>, usize, u64) {
+    pub fn summary(&self) -> Row {
         let state = self.state.lock();
-        let local = state
-            .binding
-            .as_ref()
-            .map_or(Endpoint { addr: self.domain.any(), port: 0 }, |binding| binding.local);
-        (local, state.peer, state.queued_bytes, self.inode.ino)
+        let mut local = Endpoint { addr: self.domain.any(), port: 0 };
+        if let Some(binding) = &state.binding {
+            local = binding.local;
+        }
+        if let Some(addr) = state.local {
+            local.addr = addr;
+        }
+        Row {
+            local,
+            remote: state.peer,
+            state: 0,
+            send_queue: 0,
+            receive_queue: state.queued_bytes,
+            v6_only: state.ip.v6_only,
+            inode: self.inode.ino,
+        }
     }
 
     /// Family of the socket.

@@ -1,7 +1,7 @@
 //! `/proc/net`: interfaces, routes and sockets (`man 5 proc_net`).
 
 use alloc::{sync::Arc, vec::Vec};
-use core::{net::IpAddr, sync::atomic::Ordering};
+use core::net::IpAddr;
 
 use super::{
     super::pseudo::{Entry, file},
@@ -12,8 +12,8 @@ use crate::{
     net::{
         address::{Domain, Endpoint, mapped},
         interfaces::{self, netmask},
+        listing::{self, LISTEN, Row},
         stack::Stack,
-        tcp::state_number,
     },
 };
 
@@ -129,22 +129,15 @@ fn put_endpoint(out: &mut Vec<u8>, endpoint: Endpoint, domain: Domain) {
     put!(out, ":{:04X}", endpoint.port);
 }
 
-struct Row {
-    local: Endpoint,
-    remote: Option<Endpoint>,
-    state: u8,
-    send_queue: usize,
-    receive_queue: usize,
-    inode: u64,
-}
-
 fn put_row(out: &mut Vec<u8>, index: usize, row: &Row, domain: Domain) {
     put!(out, "{index:4}: ");
     put_endpoint(out, row.local, domain);
     put!(out, " ");
     let nobody = Endpoint { addr: domain.any(), port: 0 };
     put_endpoint(out, row.remote.unwrap_or(nobody), domain);
-    let Row { state, send_queue, receive_queue, inode, .. } = row;
+    let Row { state, receive_queue, inode, .. } = row;
+    // A listener's backlog is not told here.
+    let send_queue = if *state == LISTEN { 0 } else { row.send_queue };
     put!(out, " {state:02X} {send_queue:08X}:{receive_queue:08X} 00:00000000 00000000     0");
     put!(out, "        0 {inode} 1 0000000000000000 100 0 0 10 0\n");
 }
@@ -159,33 +152,7 @@ fn tcp(target: &Target, out: &mut Vec<u8>, domain: Domain) -> Shown {
     put!(out, "st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode");
     put!(out, "                                                     \n");
     let Some(stack) = stack(target)? else { return Ok(()) };
-    let mut rows = Vec::new();
-    for listener in stack.listeners() {
-        if listener.domain == domain {
-            rows.push(Row {
-                local: listener.local,
-                remote: None,
-                state: 10,
-                send_queue: listener.backlog.load(Ordering::Relaxed) as usize,
-                receive_queue: listener.pending.lock().len(),
-                inode: 0,
-            });
-        }
-    }
-    for connection in stack.connections() {
-        if connection.local.addr.is_ipv4() == (domain == Domain::V4) {
-            let core = connection.core.lock();
-            let socket = core.peek();
-            rows.push(Row {
-                local: connection.local,
-                remote: Some(connection.remote),
-                state: state_number(socket.state()),
-                send_queue: socket.send_queue(),
-                receive_queue: socket.recv_queue(),
-                inode: 0,
-            });
-        }
-    }
+    let rows = listing::tcp(&stack, domain);
     for (index, row) in rows.iter().enumerate() {
         put_row(out, index, row, domain);
     }
@@ -202,17 +169,8 @@ fn udp(target: &Target, out: &mut Vec<u8>, domain: Domain) -> Shown {
     put!(out, "st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops");
     put!(out, "             \n");
     let Some(stack) = stack(target)? else { return Ok(()) };
-    let sockets = stack.udp.list();
-    let of_domain = sockets.iter().filter(|socket| socket.domain() == domain);
-    for (index, socket) in of_domain.enumerate() {
-        let (local, remote, receive_queue, inode) = socket.summary();
-        let state = if remote.is_some() { 1 } else { 7 };
-        put_row(
-            out,
-            index,
-            &Row { local, remote, state, send_queue: 0, receive_queue, inode },
-            domain,
-        );
+    for (index, row) in listing::udp(&stack, domain).iter().enumerate() {
+        put_row(out, index, row, domain);
     }
     Ok(())
 }

@@ -184,6 +184,7 @@ impl Pair {
             backlog: AtomicU32::new(backlog),
             half_open: AtomicUsize::new(0),
             beginnings: Mutex::default(),
+            inode: 0,
             is_closed: AtomicBool::new(false),
         });
         self.stacks[end].listen(&listener);
