@@ -39,6 +39,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Bytes up to which packages are added that the user has not named.
 const MOST_PACKAGES: u64 = 512 << 20;
 
+/// What `system(3)`, `popen(3)` and the like execute.
+const SHELL: &str = "/bin/sh";
+
 /// The system's shells (`man 5 shells`).
 const SHELLS: &str = "/etc/shells";
 
@@ -279,6 +282,13 @@ fn build(
         }
     }
     let wants_own = matches!(root, Root::Host) && !settings.no_packages;
+    // A static program comes alone. Others may call system(3), which wants a shell.
+    if wants_own
+        && needed.len() > programs.len()
+        && let Ok(shell) = Program::check(tree, Path::new(SHELL))
+    {
+        needed.extend(shell.add(tree, &mut image, &environment)?);
+    }
     if wants_own {
         inputs.extend(locales::add(tree, &mut image, &needed, &settings.env)?);
     }

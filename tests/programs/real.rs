@@ -187,6 +187,14 @@ const PROGRAMS: &[(&str, &[&str])] = &[
             "use strict; use List::Util qw(sum max); use POSIX qw(floor strftime); my %h; $h{length $_}++ for qw(the quick brown fox jumps over the lazy dog); print join(',', map { \"$_=$h{$_}\" } sort keys %h), \"\\n\"; print sum(1..100), ' ', max(3, 9, 2), ' ', floor(3.7), ' ', strftime('%Y', gmtime 1700000000), \"\\n\"; open my $f, '<', 'text' or die; my @l = <$f>; print scalar(@l), ' ', (join '', @l) =~ tr/o//, \"\\n\"; print pack('N', 258) eq \"\\0\\0\\1\\2\" ? 'yes' : 'no', \"\\n\"; local $@; eval { die { code => 5 } }; print $@->{code}, \"\\n\"; printf \"%.3f\\n\", atan2(1, 1) * 4; exit 6",
         ],
     ),
+    (
+        "lua-system",
+        &[
+            "lua5.4",
+            "-e",
+            "print(os.execute('echo hi; exit 3')); print(io.popen('echo pipe'):read('a'))",
+        ],
+    ),
     ("bc", &["bc", "-lq"]),
     ("dc", &["dc", "-e", "2 200 ^ p 100 k 2 v p"]),
     (
