@@ -47,6 +47,16 @@ static void pipes(long arg) {
     start_child(echo);
 }
 
+static void compute(void) {
+    for (;;) __asm__ volatile("");
+}
+
+// Beside a process that never sleeps: what matters is that nobody waits for the end of its slice.
+static void pipes_and_company(long arg) {
+    pipes(arg);
+    start_child(compute);
+}
+
 static void unix_pair(void (*child)(void)) {
     int pair[2];
     FAIL_IF(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), "socketpair");
@@ -251,6 +261,7 @@ static void break_ring(void) {
 
 const struct op ipc_ops[] = {
     {"ipc", "lat_pipe", NANOSECONDS, pipes, round_trip, close_all, .counted = 300},
+    {"ipc", "lat_pipe busy", NANOSECONDS, pipes_and_company, round_trip, close_all, .counted = 300},
     {"ipc", "lat_unix", NANOSECONDS, unix_echo, round_trip, close_all, .counted = 300},
     {"ipc", "bw_pipe", MEGABYTES, pipe_sender, receive, close_all, .bytes = CHUNK, .counted = 32},
     {"ipc", "bw_unix", MEGABYTES, unix_sender, receive, close_all, .bytes = CHUNK, .counted = 32},

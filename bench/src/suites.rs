@@ -51,7 +51,7 @@ pub(crate) const SUITES: [Suite; 17] = [
     micro("signals", "Signals: lat_sig"),
     micro(
         "ipc",
-        "Round trips and throughput between two processes: lat_pipe, lat_unix, bw_pipe, bw_unix",
+        "Round trips and throughput between two processes: lat_pipe (busy: beside one that computes), lat_unix, bw_pipe, bw_unix",
     ),
     micro(
         "loopback",
