@@ -53,7 +53,7 @@ use queue::{End, RunQueue};
 
 use crate::{
     events,
-    machine::{self, CpuWork, VectorState, clock},
+    machine::{self, CpuWork, VectorState, clock, timer},
     memory::stack::Stack,
 };
 
@@ -77,8 +77,8 @@ pub struct KernelThread {
     priority: AtomicU8,
     /// Whether it runs for as long as it likes among those of its priority (`SCHED_FIFO`).
     is_fifo: AtomicBool,
-    /// How long it may run while others of its priority wait.
-    slice_ns: AtomicU64,
+    /// How long it may run while others of its priority wait, in ticks of the time stamp counter.
+    slice_ticks: AtomicU64,
     /// Its part of the processor among others that are not real-time ones.
     share: Share,
     /// Processors that it may run on, a bit each.
@@ -100,6 +100,17 @@ struct Context {
     vector: VectorState,
     fs_base: u64,
     gs_base: u64,
+    identity: Identity,
+}
+
+/// What the leaf entries answer of a thread.
+#[derive(Clone, Copy, Default)]
+struct Identity {
+    values: [u32; 7],
+    /// [`System::adoptions`] when it was found out, and 1.
+    ///
+    /// [`System::adoptions`]: hx_syscalls::task::System::adoptions
+    version: u64,
 }
 
 // SAFETY: the cells are accessed by the processor that runs the thread, or switches from or to it,
@@ -128,7 +139,7 @@ pub struct PerCpu {
     first: AtomicU64,
     /// What decides which of those runs.
     timeline: Timeline,
-    /// End of the running thread's slice.
+    /// End of the running thread's slice, by the time stamp counter.
     slice_end: AtomicU64,
     /// When the accounting of processor time was last brought up to date.
     accounted_tsc: AtomicU64,
@@ -207,7 +218,8 @@ impl KernelThread {
         }
         // SAFETY: the stack is new.
         let saved_rsp = unsafe { machine::prepare_stack(stack.top(), &start.regs) };
-        let context = Context { vector, fs_base: start.fs_base, gs_base: start.gs_base };
+        let (fs_base, gs_base) = (start.fs_base, start.gs_base);
+        let context = Context { vector, fs_base, gs_base, identity: Identity::default() };
         let this = Self::with(Some(stack), saved_rsp, context, Some(thread.clone()));
         this.set_scheduling(&thread.scheduling());
         Ok(Arc::new(this))
@@ -230,7 +242,7 @@ impl KernelThread {
             thread: UnsafeCell::new(thread),
             priority: AtomicU8::new(0),
             is_fifo: AtomicBool::new(false),
-            slice_ns: AtomicU64::new(SLICE_NS),
+            slice_ticks: AtomicU64::new(clock::ticks(SLICE_NS)),
             share: Share::default(),
             affinity: AtomicU64::new(u64::MAX),
             user_ticks: AtomicU64::new(0),
@@ -247,7 +259,8 @@ impl KernelThread {
         let saved_rsp = stack
             .as_ref()
             .map_or(0, |stack| unsafe { machine::prepare_kernel_stack(stack.top(), idle_main) });
-        let context = Context { vector: VectorState::new()?, fs_base: 0, gs_base: 0 };
+        let (vector, identity) = (VectorState::new()?, Identity::default());
+        let context = Context { vector, fs_base: 0, gs_base: 0, identity };
         Ok(Arc::new(Self::with(stack, saved_rsp, context, None)))
     }
 
@@ -270,7 +283,7 @@ impl KernelThread {
         let priority = if is_real_time { new.priority as u8 } else { 0 };
         self.priority.store(priority, Ordering::Relaxed);
         self.is_fifo.store(new.policy == linux::SCHED_FIFO, Ordering::Relaxed);
-        self.slice_ns.store(slice_ns(new), Ordering::Relaxed);
+        self.slice_ticks.store(clock::ticks(slice_ns(new)), Ordering::Relaxed);
         self.share.set_inverse_weight(inverse_weight(new), self.used_ns());
         self.affinity.store(new.affinity, Ordering::Relaxed);
     }
@@ -357,7 +370,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
         per_cpu.timeline.makes_way_for(key, clock::now_ns())
     };
     if index == machine::this_cpu().index {
-        target.note_work(CpuWork::TIMER);
+        end_slice_in_time();
         if preempts {
             target.note_work(CpuWork::INTERRUPTED);
         }
@@ -378,6 +391,14 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
 fn stop_idling(bit: u64) {
     if IDLE.fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
         machine::wake(bit.trailing_zeros() as usize);
+    }
+}
+
+/// Sees to it that the timer fires at the end of the running thread's slice, now that another one waits.
+fn end_slice_in_time() {
+    let cpu = machine::this_cpu();
+    if !timer::fires_before(cpu.sched.slice_end.load(Ordering::Relaxed)) {
+        cpu.note_work(CpuWork::TIMER);
     }
 }
 
@@ -670,45 +691,60 @@ fn install(next: Arc<KernelThread>) -> u64 {
     next.on_cpu.store(true, Ordering::SeqCst);
     // SAFETY: the thread is not running: this processor has taken it off a run queue, and no other is
     // on its stack.
-    let (rsp, context) = unsafe { (*next.saved_rsp.get(), &*next.context.get()) };
+    let (rsp, context) = unsafe { (*next.saved_rsp.get(), &mut *next.context.get()) };
     if let Some(thread) = next.thread() {
         context.vector.load();
         machine::set_fs_base(context.fs_base);
         machine::set_gs_base(context.gs_base);
         machine::set_kernel_stack(next.stack_top);
         // A process that is ending has none any more.
-        if let Some(memory) = thread.process.memory() {
-            memory.page_table().activate();
-        }
+        thread.process.with_memory(|memory| memory.page_table().activate());
         if is_new_here {
             thread.note_preempted();
         }
         cpu.set_thread(thread);
-        note_identity(thread);
+        if context.identity.version != identity_version(thread) {
+            context.identity = identity_of(thread);
+        }
+        cpu.set_identity(context.identity.values);
     }
-    let now_ns = next.renew_slice();
+    let now_tsc = machine::tsc();
+    next.renew_slice(now_tsc);
+    if cpu.sched.queued.load(Ordering::Relaxed) != 0 {
+        end_slice_in_time();
+    }
     let is_ordinary = next.priority() == 0 && next.thread().is_some();
-    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), now_ns);
-    cpu.note_work(CpuWork::TIMER);
+    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), clock::at_tsc(now_tsc));
     cpu.sched.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
 }
 
 impl KernelThread {
-    /// Gives what the time is.
-    fn renew_slice(&self) -> u64 {
-        let now_ns = clock::now_ns();
-        let end = now_ns + self.slice_ns.load(Ordering::Relaxed);
+    /// The thread, which runs here, may go on for a whole slice from `now_tsc` on.
+    fn renew_slice(&self, now_tsc: u64) {
+        let end = now_tsc.saturating_add(self.slice_ticks.load(Ordering::Relaxed));
         machine::this_cpu().sched.slice_end.store(end, Ordering::Relaxed);
-        now_ns
     }
 }
 
-/// Notes what the leaf entries answer of the thread that runs or is about to. Its own calls change
-/// some of it (see [`crate::trap`]); its parent changes only while other threads run.
+/// Notes what the leaf entries answer of the running thread. Its own calls change some of it (see
+/// [`crate::trap`]); its parent changes only while other threads run.
 pub fn note_identity(thread: &Thread) {
+    let identity = identity_of(thread);
+    // SAFETY: the running thread's own context.
+    unsafe { (*current().context.get()).identity = identity };
+    machine::this_cpu().set_identity(identity.values);
+}
+
+/// Changes when some thread's parent does.
+fn identity_version(thread: &Thread) -> u64 {
+    thread.process.system.adoptions.load(Ordering::Relaxed) + 1
+}
+
+fn identity_of(thread: &Thread) -> Identity {
+    let version = identity_version(thread);
     let (process, credentials) = (&thread.process, thread.credentials());
-    machine::this_cpu().set_identity([
+    let values = [
         process.pid as u32,
         thread.tid() as u32,
         process.ppid() as u32,
@@ -716,7 +752,8 @@ pub fn note_identity(thread: &Thread) {
         credentials.euid,
         credentials.gid,
         credentials.egid,
-    ]);
+    ];
+    Identity { values, version }
 }
 
 /// Switches from the running thread to `next`, which has been taken off a run queue.
@@ -832,13 +869,13 @@ pub fn park(deadline_ns: Option<u64>) {
     let key = deadline_ns.map(|deadline| (deadline, Arc::as_ptr(&this_arc) as usize));
     if let Some(key) = key {
         home.sleepers.lock().insert(key, this_arc.clone());
+        machine::this_cpu().note_work(CpuWork::TIMER);
     }
     this_arc.fulfil(this.parking.park());
     loop {
-        events::poll();
-        match next_thread() {
+        match next_thread_or_event() {
             Some(next) if Arc::ptr_eq(&next, &this_arc) => {
-                this.renew_slice();
+                this.renew_slice(machine::tsc());
                 if !this.may_run_on(machine::this_cpu().index) {
                     machine::this_cpu().note_work(CpuWork::INTERRUPTED);
                 }
@@ -857,15 +894,26 @@ pub fn park(deadline_ns: Option<u64>) {
     this.parking.resume();
 }
 
+/// [`next_thread`]; where nobody is ready, what has come from outside may make somebody so. Where
+/// somebody is, interrupts tell of that as soon as he is back in the application.
+fn next_thread_or_event() -> Option<Arc<KernelThread>> {
+    next_thread().or_else(|| {
+        events::poll();
+        next_thread()
+    })
+}
+
 /// Lets other threads that are ready run first.
 pub fn yield_now() {
-    events::poll();
+    if machine::this_cpu().sched.queued.load(Ordering::Relaxed) == 0 {
+        events::poll();
+    }
     make_way(End::Last);
 }
 
 /// Lets other threads run if the running one, interrupted in the application, has to.
 pub fn preempt() {
-    let Some(reason) = reason_to_yield(clock::now_ns()) else { return };
+    let Some(reason) = reason_to_yield(machine::tsc()) else { return };
     if let Some(thread) = current_thread() {
         thread.note_preempted();
     }
@@ -888,7 +936,7 @@ fn make_way(end: End) {
         enqueue(this, index, end);
         switch_to(next, PreviousThread::GoesOn);
     } else {
-        this.renew_slice();
+        this.renew_slice(machine::tsc());
     }
 }
 
@@ -898,8 +946,8 @@ fn idle_thread() -> Arc<KernelThread> {
 
 /// Ends the running thread.
 pub fn exit_current() -> ! {
-    events::poll();
-    switch_to(next_thread().unwrap_or_else(idle_thread), PreviousThread::HasEnded);
+    let next = next_thread_or_event().unwrap_or_else(idle_thread);
+    switch_to(next, PreviousThread::HasEnded);
     unreachable!("an ended thread is not switched to");
 }
 
@@ -931,7 +979,7 @@ pub fn next_deadline() -> Option<u64> {
             !current.is_fifo.load(Ordering::Relaxed)
                 && per_cpu.highest.load(Ordering::Relaxed) >= current.priority()
         });
-    let slice = shares.then(|| per_cpu.slice_end.load(Ordering::Relaxed));
+    let slice = shares.then(|| clock::at_tsc(per_cpu.slice_end.load(Ordering::Relaxed)));
     match (sleeper, slice) {
         (Some(sleeper), Some(slice)) => Some(sleeper.min(slice)),
         (deadline, None) | (None, deadline) => deadline,
@@ -951,7 +999,7 @@ enum Reason {
     WrongProcessor,
 }
 
-fn reason_to_yield(now_ns: u64) -> Option<Reason> {
+fn reason_to_yield(now_tsc: u64) -> Option<Reason> {
     let cpu = machine::this_cpu();
     let (current, per_cpu) = (current(), &cpu.sched);
     if !current.may_run_on(cpu.index) {
@@ -965,15 +1013,16 @@ fn reason_to_yield(now_ns: u64) -> Option<Reason> {
         return Some(Reason::HigherPriority);
     }
     let is_over = !current.is_fifo.load(Ordering::Relaxed)
-        && now_ns >= per_cpu.slice_end.load(Ordering::Relaxed);
+        && now_tsc >= per_cpu.slice_end.load(Ordering::Relaxed);
     if highest != own {
         return None;
     }
     let first = per_cpu.first.load(Ordering::Relaxed);
+    let makes_way = || per_cpu.timeline.makes_way_for(first, clock::at_tsc(now_tsc));
     match is_over {
         true => Some(Reason::SliceOver),
         false if own > 0 => None,
-        false => per_cpu.timeline.makes_way_for(first, now_ns).then_some(Reason::Sleeper),
+        false => makes_way().then_some(Reason::Sleeper),
     }
 }
 

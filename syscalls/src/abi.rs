@@ -36,11 +36,13 @@ integers!(u8, i8, u16, i16, u32, i32, u64, i64, usize, isize);
 
 impl<T: UserAbi + Copy + Default, const N: usize> UserAbi for [T; N] {
     const SIZE: usize = T::SIZE * N;
+    #[inline]
     fn encode(&self, out: &mut [u8]) {
         for (value, out) in self.iter().zip(out.chunks_exact_mut(T::SIZE)) {
             value.encode(out);
         }
     }
+    #[inline]
     fn decode(bytes: &[u8]) -> Self {
         let mut values = [T::default(); N];
         for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(T::SIZE)) {
@@ -61,6 +63,7 @@ macro_rules! user_struct {
     ($type:path { $($field:ident),* $(,)? $(.. $($pad:ident : $value:expr),*)? }) => {
         impl $crate::abi::UserAbi for $type {
             const SIZE: usize = size_of::<$type>();
+            #[inline]
             fn encode(&self, out: &mut [u8]) {
                 $({
                     let at = core::mem::offset_of!($type, $field);
@@ -68,6 +71,7 @@ macro_rules! user_struct {
                     $crate::abi::UserAbi::encode(&self.$field, &mut out[at..at + size]);
                 })*
             }
+            #[inline]
             fn decode(bytes: &[u8]) -> Self {
                 Self {
                     $($field: $crate::abi::decode_at(bytes, core::mem::offset_of!($type, $field)),)*
@@ -80,12 +84,14 @@ macro_rules! user_struct {
 
 /// [`UserAbi::SIZE`] of a field, by inference.
 #[must_use]
+#[inline]
 pub fn size_of_field<T: UserAbi>(_: &T) -> usize {
     T::SIZE
 }
 
 /// Decodes the field at offset `at`.
 #[must_use]
+#[inline]
 pub fn decode_at<T: UserAbi>(bytes: &[u8], at: usize) -> T {
     T::decode(&bytes[at..at + T::SIZE])
 }

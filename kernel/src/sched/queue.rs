@@ -100,7 +100,7 @@ impl RunQueue {
         }
         let at = self.ordinary.iter().position(may)?;
         self.len -= 1;
-        self.ordinary.remove(at)
+        if at == 0 { self.ordinary.pop_front() } else { self.ordinary.remove(at) }
     }
 
     fn take_real_time(

@@ -118,6 +118,7 @@ fn become_zombie(last: &Thread, exit: Exit) {
         let heir = find_heir(process, &tasks);
         for child in children {
             child.family.lock().parent = heir.as_ref().map(Arc::downgrade).unwrap_or_default();
+            system.adoptions.fetch_add(1, Ordering::SeqCst);
             // Without process 1 everything is about to go.
             if let Some(heir) = &heir {
                 heir.family.lock().children.push(child.clone());

@@ -56,10 +56,25 @@ impl Key {
 }
 
 /// What a waiting thread sleeps on, common to all the futexes it waits for.
-struct Sleeper {
+pub(super) struct Sleeper {
     handle: Arc<dyn ThreadHandle>,
     /// Index of the futex that woke it, or one of the values below.
     outcome: AtomicUsize,
+}
+
+impl Sleeper {
+    fn new() -> Arc<Self> {
+        let handle = platform().current_handle();
+        Arc::new(Self { handle, outcome: AtomicUsize::new(ASLEEP) })
+    }
+
+    /// That of the running thread, which is in no queue: whoever wakes it does so with the queue
+    /// locked, so that nobody is left from the last time.
+    fn of(thread: &Thread) -> &Arc<Self> {
+        let sleeper = thread.futex_sleeper.call_once(Self::new);
+        sleeper.outcome.store(ASLEEP, Ordering::Relaxed);
+        sleeper
+    }
 }
 
 /// Nothing has happened yet.
@@ -109,7 +124,8 @@ impl FutexTable {
         while woken < count {
             let Some(waiter) = queue.get(at) else { break };
             if waiter.key == *key && waiter.bitset & bitset != 0 {
-                if let Some(waiter) = queue.remove(at) {
+                let waiter = if at == 0 { queue.pop_front() } else { queue.remove(at) };
+                if let Some(waiter) = waiter {
                     waiter.wake();
                 }
                 woken += 1;
@@ -149,9 +165,8 @@ fn key_of(thread: &Thread, addr: UserAddr, scope: Scope) -> Result<Key, Errno> {
         return Err(Errno::EINVAL);
     }
     addr.check(size_of::<u32>())?;
-    let space = thread.mm();
     if scope == Scope::Any
-        && let Some(area) = space.area_at(addr)
+        && let Some(area) = thread.mm().area_at(addr)
         && area.is_shared()
         && let Some(file) = area.file()
     {
@@ -159,7 +174,8 @@ fn key_of(thread: &Thread, addr: UserAddr, scope: Scope) -> Result<Key, Errno> {
         let page = crate::page::PAGE_SIZE as u64;
         return Ok(Key::Shared { mapping, at: area.page_index(addr.0) * page + addr.0 % page });
     }
-    Ok(Key::Private { space: Arc::as_ptr(&space) as usize, addr: addr.0 })
+    let space = thread.process.with_memory(|space| Arc::as_ptr(space) as usize);
+    Ok(Key::Private { space: space.unwrap_or_default(), addr: addr.0 })
 }
 
 fn load(addr: UserAddr) -> Result<u32, Errno> {
@@ -193,16 +209,21 @@ struct Wanted {
 /// # Errors
 /// `EAGAIN` where one is not as expected, `ETIMEDOUT`, `ERESTARTSYS`, `EFAULT`.
 fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<usize, Errno> {
-    let keys: Vec<Key> = wanted
-        .iter()
-        .map(|futex| key_of(thread, futex.addr, futex.scope))
-        .collect::<Result<_, _>>()?;
-    let sleeper = Arc::new(Sleeper {
-        handle: platform().current_handle(),
-        outcome: AtomicUsize::new(ASLEEP),
-    });
+    let key = |futex: &Wanted| key_of(thread, futex.addr, futex.scope);
+    let (single, many);
+    let keys: &[Key] = match wanted {
+        [futex] => {
+            single = [key(futex)?];
+            &single
+        }
+        _ => {
+            many = wanted.iter().map(key).collect::<Result<Vec<Key>, _>>()?;
+            &many
+        }
+    };
+    let sleeper = Sleeper::of(thread);
     let table = table(thread);
-    for (index, (futex, key)) in wanted.iter().zip(&keys).enumerate() {
+    for (index, (futex, key)) in wanted.iter().zip(keys).enumerate() {
         let (sleeper, bitset) = (sleeper.clone(), futex.bitset);
         let waiter = Waiter { key: *key, bitset, index, owner: None, sleeper };
         table.bucket(key).lock().push_back(waiter);
@@ -211,7 +232,7 @@ fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<
         if load(futex.addr)? == futex.expected { Ok(()) } else { Err(Errno::EAGAIN) }
     });
     let ended = match compared {
-        Ok(()) => sleep(thread, &sleeper, deadline_ns),
+        Ok(()) => sleep(thread, sleeper, deadline_ns),
         Err(errno) => Err(errno),
     };
     let took_all = wanted.len() == 1 && ended.is_ok();
@@ -220,14 +241,14 @@ fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<
             // Mostly it is where it was put; a requeue may have moved it.
             let mut queue = table.bucket(&keys[0]).lock();
             let before = queue.len();
-            queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, &sleeper));
+            queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
             let found = queue.len() != before;
             drop(queue);
             if !found && sleeper.outcome.load(Ordering::Acquire) == ASLEEP {
-                table.forget(&sleeper);
+                table.forget(sleeper);
             }
         } else {
-            table.forget(&sleeper);
+            table.forget(sleeper);
         }
     }
     // Whoever woke it counts on that, whatever else has come true meanwhile.
@@ -477,10 +498,7 @@ fn lock_pi(ctx: &mut Ctx<'_>, addr: UserAddr, scope: Scope, deadline_ns: Option<
     load(addr)?;
     let table = table(thread);
     loop {
-        let sleeper = Arc::new(Sleeper {
-            handle: platform().current_handle(),
-            outcome: AtomicUsize::new(ASLEEP),
-        });
+        let sleeper = Sleeper::new();
         {
             let mut queue = table.bucket(&key).lock();
             loop {

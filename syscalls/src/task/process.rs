@@ -207,6 +207,11 @@ impl Process {
         self.address_space.lock().clone()
     }
 
+    /// What `f` makes of [`Self::memory`], which is locked meanwhile.
+    pub fn with_memory<R>(&self, f: impl FnOnce(&Arc<AddressSpace>) -> R) -> Option<R> {
+        self.address_space.lock().as_ref().map(f)
+    }
+
     /// The memory of a process of which a thread is running.
     ///
     /// # Panics

@@ -57,6 +57,8 @@ pub struct System {
     ended: Once<Exit>,
     /// Processes and threads created since boot, for `/proc/stat`.
     pub created: AtomicU64,
+    /// How often a process got another parent.
+    pub adoptions: AtomicU64,
 }
 
 /// See [`System::names`].
@@ -100,6 +102,7 @@ impl System {
             names: RwLock::new(NodeNames { host, domain: b"(none)".to_vec() }),
             ended: Once::new(),
             created: AtomicU64::new(0),
+            adoptions: AtomicU64::new(0),
         })
     }
 

@@ -61,6 +61,8 @@ pub struct Thread {
     pub(super) set_child_tid: AtomicU64,
     /// `set_robust_list`.
     pub(super) robust_list: AtomicU64,
+    /// What it waits for futexes with, from the first time on.
+    pub(super) futex_sleeper: Once<Arc<super::futex::Sleeper>>,
     pub(super) rseq: Mutex<Option<RseqArea>>,
     /// Whether there is an [`RseqArea`].
     pub(super) rseq_registered: AtomicBool,
@@ -161,6 +163,7 @@ impl Thread {
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            futex_sleeper: Once::new(),
             rseq: Mutex::new(None),
             rseq_registered: AtomicBool::new(false),
             return_work: AtomicBool::new(true),

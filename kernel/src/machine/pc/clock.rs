@@ -72,12 +72,23 @@ fn measure() -> u64 {
 
 /// Nanoseconds since [`init`].
 pub fn now_ns() -> u64 {
-    scale().nanoseconds(cpu::tsc().saturating_sub(base()))
+    at_tsc(cpu::tsc())
+}
+
+/// What [`now_ns`] gives when the time stamp counter is `tsc`.
+pub fn at_tsc(tsc: u64) -> u64 {
+    scale().nanoseconds(tsc.saturating_sub(base()))
 }
 
 /// Time stamp at which the clock was zero.
 pub fn base() -> u64 {
     BASE.load(Ordering::Relaxed)
+}
+
+/// The time stamp counter's ticks in so many nanoseconds.
+pub fn ticks(ns: u64) -> u64 {
+    let ticks = u128::from(ns) * u128::from(tsc_khz()) / 1_000_000;
+    u64::try_from(ticks).unwrap_or(u64::MAX)
 }
 
 /// How ticks become nanoseconds.

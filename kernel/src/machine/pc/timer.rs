@@ -12,13 +12,19 @@ use super::{apic, clock, cpu};
 pub struct PerCpu {
     /// When the timer is set to fire; `u64::MAX` when it is not.
     armed: AtomicU64,
+    /// The same by the time stamp counter.
+    armed_tsc: AtomicU64,
     /// Whether it has fired since it was last set.
     fired: AtomicBool,
 }
 
 impl Default for PerCpu {
     fn default() -> Self {
-        Self { armed: AtomicU64::new(u64::MAX), fired: AtomicBool::new(false) }
+        Self {
+            armed: AtomicU64::new(u64::MAX),
+            armed_tsc: AtomicU64::new(u64::MAX),
+            fired: AtomicBool::new(false),
+        }
     }
 }
 
@@ -27,18 +33,26 @@ pub(super) fn fired() {
     cpu::this().timer.fired.store(true, Ordering::Relaxed);
 }
 
+/// Whether this processor's timer is set to fire before the time stamp counter is at `tsc`, or has fired
+/// and is about to be set anew.
+pub fn fires_before(tsc: u64) -> bool {
+    cpu::this().timer.armed_tsc.load(Ordering::Relaxed) <= tsc
+}
+
 /// Lets this processor's timer fire at `deadline_ns` of [`clock::now_ns`], or earlier; `None` asks for
 /// nothing. Whoever set the deadline looks at the clock, and sets the next one once the timer has fired.
 pub fn set(deadline_ns: Option<u64>) {
-    let PerCpu { armed, fired } = &cpu::this().timer;
+    let PerCpu { armed, armed_tsc, fired } = &cpu::this().timer;
     if fired.load(Ordering::Relaxed) {
         fired.store(false, Ordering::Relaxed);
         armed.store(u64::MAX, Ordering::Relaxed);
+        armed_tsc.store(u64::MAX, Ordering::Relaxed);
     }
     if let Some(deadline) = deadline_ns
         && deadline < armed.load(Ordering::Relaxed)
     {
         armed.store(deadline, Ordering::Relaxed);
+        armed_tsc.store(clock::base().saturating_add(clock::ticks(deadline)), Ordering::Relaxed);
         apic::set_timer(deadline.saturating_sub(clock::now_ns()));
     }
 }

@@ -65,7 +65,7 @@ impl SignalQueue {
         }
         let signal = (self.set() & of).first()?;
         let at = queue.iter().position(|info| info.signal() == signal)?;
-        let info = queue.remove(at);
+        let info = if at == 0 { queue.pop_front() } else { queue.remove(at) };
         self.update(&queue);
         info
     }
