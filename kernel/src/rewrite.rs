@@ -44,8 +44,6 @@ struct Module {
     code: Range<u64>,
     mapping: Arc<dyn Mapping>,
     stubs: Range<u64>,
-    /// [`Plan::has_padding_jumps`].
-    has_padding_jumps: bool,
 }
 
 /// A process' patched code.
@@ -269,9 +267,7 @@ impl CodePatcher for Rewriter {
             return;
         };
         let mapping = code.mapping.clone();
-        let has_padding_jumps = plan.has_padding_jumps();
-        let module = Module { plan, placement, code: range, mapping, stubs, has_padding_jumps };
-        self.modules.write().push(module);
+        self.modules.write().push(Module { plan, placement, code: range, mapping, stubs });
     }
 
     fn has_sites(&self, page: &CodePage<'_>) -> bool {
@@ -299,8 +295,7 @@ impl CodePatcher for Rewriter {
         let module = modules
             .iter()
             .rev()
-            .find(|module| module.stubs.contains(&at.0) || module.code.contains(&at.0))
-            .filter(|module| module.has_padding_jumps || module.stubs.contains(&at.0));
+            .find(|module| module.stubs.contains(&at.0) || module.code.contains(&at.0));
         let original =
             module.and_then(|module| module.plan.original_address(&module.placement, at.0));
         original.map_or(at, UserAddr)

@@ -380,11 +380,30 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     } else if was_empty || preempts {
         machine::wake(index);
     }
+    call_helper(affinity);
+}
+
+/// Lets an idling processor among `affinity` take what has been queued.
+fn call_helper(affinity: u64) {
     // One that has just begun to idle may take it from here.
     let helpers = IDLE.load(Ordering::SeqCst) & affinity & !(1 << machine::this_cpu().index);
     if helpers != 0 {
         stop_idling(1 << helpers.trailing_zeros());
     }
+}
+
+/// Puts the running thread, which makes way to another one, into this processor's queue. What it has to
+/// do for the timer, the switch does.
+fn requeue(thread: Arc<KernelThread>, end: End) {
+    let per_cpu = &machine::this_cpu().sched;
+    let affinity = thread.affinity.load(Ordering::Relaxed);
+    thread.share.join(thread.used_ns(), &per_cpu.timeline);
+    {
+        let mut queue = per_cpu.queue.lock();
+        queue.push(thread, end);
+        per_cpu.publish(&queue);
+    }
+    call_helper(affinity);
 }
 
 /// Wakes the idling processor `bit`.
@@ -933,7 +952,7 @@ fn make_way(end: End) {
         switch_to(next, PreviousThread::GoesOn);
     } else if let Some(next) = take_ready(this.priority()) {
         account_kernel();
-        enqueue(this, index, end);
+        requeue(this, end);
         switch_to(next, PreviousThread::GoesOn);
     } else {
         this.renew_slice(machine::tsc());

@@ -37,13 +37,6 @@ impl Plan {
         self.stub_origin(placement, address).or_else(|| self.hole_origin(placement, address))
     }
 
-    /// Whether there are addresses outside of the stub area that are not their own originals, see
-    /// [`Plan::original_address`].
-    #[must_use]
-    pub fn has_padding_jumps(&self) -> bool {
-        self.patches.iter().any(|patch| patch.hole.is_some())
-    }
-
     fn hole_origin(&self, placement: &Placement, address: u64) -> Option<u64> {
         let address = address.wrapping_sub(placement.load_bias());
         // A hole is at most so far from its patch.

@@ -76,6 +76,7 @@ impl RunQueue {
     }
 
     /// The highest priority of a thread in the queue; 0 for an empty one.
+    #[inline]
     pub(super) fn highest(&self) -> u8 {
         if self.real_time.is_empty() {
             return 0;
@@ -98,11 +99,16 @@ impl RunQueue {
         if least > 0 {
             return None;
         }
+        if self.ordinary.front().is_some_and(&may) {
+            self.len -= 1;
+            return self.ordinary.pop_front();
+        }
         let at = self.ordinary.iter().position(may)?;
         self.len -= 1;
-        if at == 0 { self.ordinary.pop_front() } else { self.ordinary.remove(at) }
+        self.ordinary.remove(at)
     }
 
+    #[cold]
     fn take_real_time(
         &mut self,
         least: u8,

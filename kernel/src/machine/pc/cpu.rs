@@ -271,8 +271,6 @@ impl core::iter::Sum for CallCounts {
 pub struct Features {
     /// RDFSBASE and its relatives are enabled.
     pub fsgsbase: bool,
-    /// XSAVEOPT.
-    pub xsaveopt: bool,
     /// RDRAND.
     pub rdrand: bool,
     /// State components enabled in XCR0.
@@ -293,6 +291,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 }
 
 static FEATURES: Once<Features> = Once::new();
+
+// Those that a switch between threads asks for.
+static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
+static HAS_XSAVEOPT: AtomicBool = AtomicBool::new(false);
+
+fn has(feature: &AtomicBool) -> bool {
+    feature.load(Ordering::Relaxed)
+}
 
 /// The features, once [`init`] has run.
 pub fn features() -> &'static Features {
@@ -343,9 +349,10 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     unsafe { XCr0::write(enabled) };
     // Queried after XCR0 is set: EBX depends on it.
     let xsave_size = __cpuid_count(0xd, 0).ebx as usize;
+    HAS_FSGSBASE.store(fsgsbase, Ordering::Relaxed);
+    HAS_XSAVEOPT.store(__cpuid_count(0xd, 1).eax & 1 != 0, Ordering::Relaxed);
     FEATURES.call_once(|| Features {
         fsgsbase,
-        xsaveopt: __cpuid_count(0xd, 1).eax & 1 != 0,
         rdrand: leaf1.ecx & 1 << 30 != 0,
         xfeatures: enabled.bits(),
         xsave_size,
@@ -448,13 +455,13 @@ pub fn set_kernel_stack(top: u64) {
 /// The application's FS base.
 pub fn fs_base() -> u64 {
     // SAFETY: CR4.FSGSBASE is set where the feature is there.
-    if features().fsgsbase { FS::read_base().as_u64() } else { FsBase::read().as_u64() }
+    if has(&HAS_FSGSBASE) { FS::read_base().as_u64() } else { FsBase::read().as_u64() }
 }
 
 /// Sets the application's FS base, a canonical address.
 pub fn set_fs_base(base: u64) {
     let base = VirtAddr::new_truncate(base);
-    if features().fsgsbase {
+    if has(&HAS_FSGSBASE) {
         // SAFETY: FS is the application's.
         unsafe { FS::write_base(base) };
     } else {
@@ -465,13 +472,13 @@ pub fn set_fs_base(base: u64) {
 /// The application's GS base.
 pub fn gs_base() -> u64 {
     // SAFETY: CR4.FSGSBASE is set where the feature is there.
-    if features().fsgsbase { GS::read_base().as_u64() } else { GsBase::read().as_u64() }
+    if has(&HAS_FSGSBASE) { GS::read_base().as_u64() } else { GsBase::read().as_u64() }
 }
 
 /// Sets the application's GS base, a canonical address.
 pub fn set_gs_base(base: u64) {
     let base = VirtAddr::new_truncate(base);
-    if features().fsgsbase {
+    if has(&HAS_FSGSBASE) {
         // SAFETY: GS is the application's.
         unsafe { GS::write_base(base) };
     } else {
@@ -523,7 +530,7 @@ impl VectorState {
         let (low, high) = (u32::MAX, u32::MAX);
         // SAFETY: the area is large enough for all enabled components and 64-byte aligned.
         unsafe {
-            if features().xsaveopt {
+            if has(&HAS_XSAVEOPT) {
                 asm!("xsaveopt64 [{}]", in(reg) self.area.as_ptr(), in("eax") low, in("edx") high,
                     options(nostack, preserves_flags));
             } else {
