@@ -36,6 +36,27 @@ use crate::{machine, platform::KERNEL, sched};
 /// Decoded plans by the file's path; `None` for a file without a usable one.
 static PLANS: Mutex<BTreeMap<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(BTreeMap::new());
 
+/// Patched pages of the root image, which never change: what is written depends on the plan and on how
+/// far the stubs are from the code, not on where that is.
+static PATCHED: Mutex<BTreeMap<PatchedKey, Page>> = Mutex::new(BTreeMap::new());
+
+/// The plan, which is in [`PLANS`] and so lasts, the original page, and the distance.
+type PatchedKey = (usize, u64, u64);
+
+/// At most one frame in so many of the machine is kept in [`PATCHED`].
+const PATCHED_SHARE: u64 = 128;
+
+/// Stub areas of late, the oldest first: they depend on the same.
+static STUB_AREAS: Mutex<Vec<Arc<StubArea>>> = Mutex::new(Vec::new());
+
+/// How many stub areas are kept that nobody uses.
+const STUB_AREAS_KEPT: usize = 16;
+
+/// How far the stubs are from the code.
+fn distance(placement: &Placement) -> u64 {
+    placement.load_bias().wrapping_sub(placement.stub_base())
+}
+
 /// One mapped stretch of code with a plan.
 #[derive(Clone)]
 struct Module {
@@ -44,6 +65,18 @@ struct Module {
     code: Range<u64>,
     mapping: Arc<dyn Mapping>,
     stubs: Range<u64>,
+    /// The plan is one of [`PLANS`].
+    has_lasting_plan: bool,
+}
+
+impl Module {
+    /// Where [`PATCHED`] has the patched copy of a page, if that may be kept.
+    fn patched_key(&self, original: &Page) -> Option<PatchedKey> {
+        let frame = original.frame();
+        let lasts = self.has_lasting_plan && machine::is_image_frame(frame);
+        let plan = Arc::as_ptr(&self.plan) as usize;
+        lasts.then(|| (plan, frame.0, distance(&self.placement)))
+    }
 }
 
 /// A process' patched code.
@@ -59,6 +92,28 @@ struct StubArea {
     placement: Placement,
     leaves: Leaves,
     pages: Mutex<BTreeMap<u64, Page>>,
+}
+
+impl StubArea {
+    /// One that is there already, or a new one.
+    fn of(plan: &Arc<Plan>, placement: Placement, leaves: Leaves) -> Arc<Self> {
+        let mut areas = STUB_AREAS.lock();
+        let same = |area: &&Arc<Self>| {
+            Arc::ptr_eq(&area.plan, plan)
+                && distance(&area.placement) == distance(&placement)
+                && area.leaves == leaves
+        };
+        if let Some(area) = areas.iter().find(same) {
+            return area.clone();
+        }
+        let (plan, pages) = (plan.clone(), Mutex::new(BTreeMap::new()));
+        let area = Arc::new(Self { plan, placement, leaves, pages });
+        if areas.len() == STUB_AREAS_KEPT {
+            areas.remove(0);
+        }
+        areas.push(area.clone());
+        area
+    }
 }
 
 impl Mapping for StubArea {
@@ -143,14 +198,14 @@ impl Rewriter {
         }
     }
 
-    /// The module whose code is mapped at `address` from `mapping`.
-    fn module_of(&self, page: &CodePage<'_>) -> Option<Module> {
+    /// What `f` makes of the module whose code the page is of, where there is something to patch in it.
+    fn with_module<R>(&self, page: &CodePage<'_>, f: impl FnOnce(&Module) -> R) -> Option<R> {
         let modules = self.modules.read();
         // The latest mapping of an address is the one that counts.
-        let found = modules.iter().rev().find(|module| {
+        let module = modules.iter().rev().find(|module| {
             module.code.contains(&page.at.0) && Arc::ptr_eq(&module.mapping, page.mapping)
-        });
-        found.cloned()
+        })?;
+        module.plan.has_patches(&module.placement, page.at.0, PAGE_SIZE as u64).then(|| f(module))
     }
 }
 
@@ -221,12 +276,7 @@ fn map_stubs(
     let mut above = (0..16).map(|step| above + step * (16 << 20));
     candidates.by_ref().chain(above.by_ref()).find_map(|at| {
         let placement = plan.place(bias, at).ok()?;
-        let mapping = Arc::new(StubArea {
-            plan: plan.clone(),
-            placement,
-            leaves,
-            pages: Mutex::new(BTreeMap::new()),
-        });
+        let mapping = StubArea::of(plan, placement, leaves);
         let protection = Protection::READ | Protection::EXEC;
         let request = MapRequest {
             place: Place::FixedNoReplace(UserAddr(at)),
@@ -240,6 +290,7 @@ fn map_stubs(
 impl CodePatcher for Rewriter {
     fn range_executable(&self, space: &AddressSpace, code: &CodeRange) {
         let plan = code.file.as_deref().and_then(|file| self.plan_for(file));
+        let has_lasting_plan = plan.is_some();
         #[cfg(feature = "rewriter-guest")]
         let plan = plan.or_else(|| guest::plan_for(code));
         let Some(plan) = plan.filter(|plan| plan.patch_count() > 0) else {
@@ -267,25 +318,35 @@ impl CodePatcher for Rewriter {
             return;
         };
         let mapping = code.mapping.clone();
-        self.modules.write().push(Module { plan, placement, code: range, mapping, stubs });
+        let module = Module { plan, placement, code: range, mapping, stubs, has_lasting_plan };
+        self.modules.write().push(module);
     }
 
-    fn has_sites(&self, page: &CodePage<'_>) -> bool {
-        self.module_of(page).is_some_and(|module| {
-            module.plan.has_patches(&module.placement, page.at.0, PAGE_SIZE as u64)
-        })
+    fn at_hand(&self, page: &CodePage<'_>, original: Page) -> Option<Page> {
+        let patched = self.with_module(page, |module| {
+            PATCHED.lock().get(&module.patched_key(&original)?).cloned()
+        });
+        patched.unwrap_or(Some(original))
     }
 
     fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory> {
-        let Some(module) = self.module_of(page) else { return Ok(None) };
-        if !module.plan.has_patches(&module.placement, page.at.0, PAGE_SIZE as u64) {
-            return Ok(None);
+        let Some(module) = self.with_module(page, Module::clone) else { return Ok(None) };
+        let key = module.patched_key(original);
+        if let Some(patched) = key.and_then(|key| PATCHED.lock().get(&key).cloned()) {
+            return Ok(Some(patched));
         }
         let mut bytes = vec![0; PAGE_SIZE];
         original.read(0, &mut bytes);
         module.plan.patch_page(&module.placement, page.at.0, &mut bytes);
         let patched = Page::zeroed()?;
         patched.write(0, &bytes);
+        if let Some(key) = key {
+            let limit = KERNEL.memory_info().total_frames / PATCHED_SHARE;
+            let mut all = PATCHED.lock();
+            if (all.len() as u64) < limit {
+                all.insert(key, patched.clone());
+            }
+        }
         Ok(Some(patched))
     }
 

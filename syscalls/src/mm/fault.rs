@@ -49,8 +49,8 @@ enum Purpose {
 struct Fetched {
     wanted: Wanted,
     page: Page,
-    /// The page is nobody else's (patched code).
-    is_private: bool,
+    /// Some of the pages are not the mapping's own (patched code).
+    is_patched: bool,
     /// [`super::Mappers`]' generation before the page was looked up.
     generation: u64,
     around: [Option<Page>; AROUND as usize],
@@ -175,15 +175,15 @@ impl AddressSpace {
         present: Option<Entry>,
         fetched: Fetched,
     ) -> Result<(), Fault> {
-        let Fetched { wanted, page, is_private, around, .. } = fetched;
+        let Fetched { wanted, page, is_patched, around, .. } = fetched;
         // Without WRITE, a shared page of a file whose writes are noted faults once more for that.
         let read_only = vma.protection - Protection::WRITE;
         let writes_are_free = vma.is_shared() && !wanted.mapping.tracks_writes();
         let (page, protection) = match wanted.purpose {
             Purpose::Read if writes_are_free => (page, vma.protection),
             Purpose::Read => (page, read_only),
-            Purpose::Copy if !is_private => (page.duplicate()?, vma.protection),
-            Purpose::Copy | Purpose::WriteShared => (page, vma.protection),
+            Purpose::Copy => (page.duplicate()?, vma.protection),
+            Purpose::WriteShared => (page, vma.protection),
         };
         if present.is_some() {
             drop(self.table.replace(at, page, protection)?);
@@ -191,7 +191,7 @@ impl AddressSpace {
             self.table.map(at, page, protection)?;
             accounts.mapped(1);
         }
-        vma.has_private_pages |= wanted.purpose == Purpose::Copy || is_private;
+        vma.has_private_pages |= wanted.purpose == Purpose::Copy || is_patched;
         let around_protection = if writes_are_free { vma.protection } else { read_only };
         for (offset, page) in around.into_iter().enumerate() {
             let neighbour = UserAddr(wanted.around_at + offset as u64 * PAGE);
@@ -396,24 +396,27 @@ fn fetch(wanted: Wanted, at: u64) -> Result<Fetched, Fault> {
         Some(patcher) => patcher.patch(&code(wanted.index, at), &original)?,
         None => None,
     };
+    let mut is_patched = patched.is_some();
     let mut around = [const { None }; AROUND as usize];
     if !wanted.around.is_empty() {
         let first = wanted.around.start;
         wanted.mapping.resident(wanted.around.clone(), &mut |index, page| {
             let Some(offset) = index.checked_sub(first) else { return };
-            let at = wanted.around_at + offset * PAGE;
-            // A page to be patched waits until it is executed: the patch is a copy.
-            let is_patched =
-                wanted.patcher.as_ref().is_some_and(|patcher| patcher.has_sites(&code(index, at)));
-            if index != wanted.index
-                && !is_patched
-                && let Some(slot) = around.get_mut(offset as usize)
-            {
-                *slot = Some(page);
+            if index == wanted.index {
+                return;
             }
+            let Some(slot) = around.get_mut(offset as usize) else { return };
+            let Some(patcher) = &wanted.patcher else {
+                *slot = Some(page);
+                return;
+            };
+            // A page to be patched waits until it is executed: the patch is a copy.
+            let at = wanted.around_at + offset * PAGE;
+            let frame = page.frame();
+            *slot = patcher.at_hand(&code(index, at), page);
+            is_patched |= slot.as_ref().is_some_and(|page| page.frame() != frame);
         });
     }
-    let is_private = patched.is_some();
     let page = patched.unwrap_or(original);
-    Ok(Fetched { wanted, page, is_private, generation, around })
+    Ok(Fetched { wanted, page, is_patched, generation, around })
 }

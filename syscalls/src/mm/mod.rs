@@ -180,10 +180,12 @@ pub trait CodePatcher: Send + Sync {
     /// patcher may map stubs near by ([`AddressSpace::map`]).
     fn range_executable(&self, space: &AddressSpace, code: &CodeRange);
 
-    /// Whether [`Self::patch`] would change the page.
-    fn has_sites(&self, page: &CodePage<'_>) -> bool;
+    /// What may be mapped for the page before it is touched: `original` where there is nothing to
+    /// patch in it, a patched copy where there is one already, else `None`.
+    fn at_hand(&self, page: &CodePage<'_>, original: Page) -> Option<Page>;
 
-    /// A patched copy of the page; `None` where there is nothing to patch in it.
+    /// A patched copy of the page, which others may have as well; `None` where there is nothing to
+    /// patch in it.
     ///
     /// # Errors
     /// [`OutOfMemory`].

@@ -368,12 +368,12 @@ impl CodePatcher for Patcher {
         Arc::new(Self::default())
     }
 
-    fn has_sites(&self, page: &CodePage<'_>) -> bool {
-        page.index % 2 == 1
+    fn at_hand(&self, page: &CodePage<'_>, original: Page) -> Option<Page> {
+        (page.index % 2 == 0).then_some(original)
     }
 
     fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory> {
-        if !self.has_sites(page) {
+        if page.index % 2 == 0 {
             return Ok(None);
         }
         self.patched.fetch_add(1, Ordering::Relaxed);
