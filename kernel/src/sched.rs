@@ -137,7 +137,7 @@ pub struct PerCpu {
     sleepers: Mutex<BTreeMap<(u64, usize), Arc<KernelThread>>>,
     /// Key of the first thread that is not a real-time one in it.
     first: AtomicU64,
-    /// What decides which of those runs.
+    /// What decides which of those runs, by the time stamp counter.
     timeline: Timeline,
     /// End of the running thread's slice, by the time stamp counter.
     slice_end: AtomicU64,
@@ -284,14 +284,14 @@ impl KernelThread {
         self.priority.store(priority, Ordering::Relaxed);
         self.is_fifo.store(new.policy == linux::SCHED_FIFO, Ordering::Relaxed);
         self.slice_ticks.store(clock::ticks(slice_ns(new)), Ordering::Relaxed);
-        self.share.set_inverse_weight(inverse_weight(new), self.used_ns());
+        self.share.set_inverse_weight(inverse_weight(new), self.used_ticks());
         self.affinity.store(new.affinity, Ordering::Relaxed);
     }
 
-    /// Processor time up to the last accounting.
-    fn used_ns(&self) -> u64 {
+    /// Processor time up to the last accounting, in ticks of the time stamp counter.
+    fn used_ticks(&self) -> u64 {
         let ticks = |ticks: &AtomicU64| ticks.load(Ordering::Relaxed);
-        clock::scale().nanoseconds(ticks(&self.user_ticks) + ticks(&self.system_ticks))
+        ticks(&self.user_ticks) + ticks(&self.system_ticks)
     }
 
     /// Gives whether the thread has become ready by what gave `duty`.
@@ -354,7 +354,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     let per_cpu = &target.sched;
     let priority = thread.priority();
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    let key = thread.share.join(thread.used_ns(), &per_cpu.timeline);
+    let key = thread.share.join(thread.used_ticks(), &per_cpu.timeline);
     let was_empty = {
         let mut queue = per_cpu.queue.lock();
         queue.push(thread, end);
@@ -367,7 +367,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
         index != machine::this_cpu().index
             || unsafe { current.as_ref() }.is_none_or(|current| priority > current.priority())
     } else {
-        per_cpu.timeline.makes_way_for(key, clock::now_ns())
+        per_cpu.timeline.makes_way_for(key, machine::tsc())
     };
     if index == machine::this_cpu().index {
         end_slice_in_time();
@@ -397,7 +397,7 @@ fn call_helper(affinity: u64) {
 fn requeue(thread: Arc<KernelThread>, end: End) {
     let per_cpu = &machine::this_cpu().sched;
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    thread.share.join(thread.used_ns(), &per_cpu.timeline);
+    thread.share.join(thread.used_ticks(), &per_cpu.timeline);
     {
         let mut queue = per_cpu.queue.lock();
         queue.push(thread, end);
@@ -648,6 +648,7 @@ pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
 /// [`OutOfMemory`].
 pub fn start() -> Result<core::convert::Infallible, OutOfMemory> {
     let per_cpu = &machine::this_cpu().sched;
+    per_cpu.timeline.set_unit(clock::tsc_khz());
     let idle = KernelThread::idle(Some(Stack::thread()?))?;
     per_cpu.idle.call_once(|| idle);
     // Another processor may have taken the thread already.
@@ -665,6 +666,7 @@ pub fn start_secondary() -> ! {
     let idle = KernelThread::idle(None).expect("there is memory for a thread at boot");
     idle.on_cpu.store(true, Ordering::SeqCst);
     let per_cpu = &machine::this_cpu().sched;
+    per_cpu.timeline.set_unit(clock::tsc_khz());
     per_cpu.current.store(Arc::into_raw(idle.clone()).cast_mut(), Ordering::Relaxed);
     per_cpu.idle.call_once(|| idle);
     run_idle()
@@ -733,7 +735,7 @@ fn install(next: Arc<KernelThread>) -> u64 {
         end_slice_in_time();
     }
     let is_ordinary = next.priority() == 0 && next.thread().is_some();
-    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), clock::at_tsc(now_tsc));
+    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), now_tsc);
     cpu.sched.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
 }
@@ -1037,7 +1039,7 @@ fn reason_to_yield(now_tsc: u64) -> Option<Reason> {
         return None;
     }
     let first = per_cpu.first.load(Ordering::Relaxed);
-    let makes_way = || per_cpu.timeline.makes_way_for(first, clock::at_tsc(now_tsc));
+    let makes_way = || per_cpu.timeline.makes_way_for(first, now_tsc);
     match is_over {
         true => Some(Reason::SliceOver),
         false if own > 0 => None,

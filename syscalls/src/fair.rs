@@ -14,12 +14,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// What a thread of niceness 0 has for [`Share::set_inverse_weight`].
 pub const ONE: u64 = 1 << 10;
 
-/// A thread that has slept may be so far behind, in nanoseconds.
-const CLAIM_NS: u64 = 3_000_000;
+/// A thread that has slept may be so far behind, in milliseconds.
+const CLAIM: u64 = 3;
 /// A thread that was alone may be so far ahead.
-const DEBT_NS: u64 = 12_000_000;
+const DEBT: u64 = 12;
 /// A thread that runs makes way for one that is further behind than this.
-const GRANULARITY_NS: u64 = 1_000_000;
+const GRANULARITY: u64 = 1;
 
 /// Whether virtual time `a` comes before `b`. They may wrap around.
 #[must_use]
@@ -32,7 +32,7 @@ pub fn is_before(a: u64, b: u64) -> bool {
 pub struct Share {
     inverse_weight: AtomicU64,
     /// Virtual time beside what follows from the time used.
-    offset_ns: AtomicU64,
+    offset: AtomicU64,
     /// Virtual time at which the thread joined the queue that it is in, or was in last.
     key: AtomicU64,
 }
@@ -41,48 +41,49 @@ impl Default for Share {
     fn default() -> Self {
         Self {
             inverse_weight: AtomicU64::new(ONE),
-            offset_ns: AtomicU64::new(0),
+            offset: AtomicU64::new(0),
             key: AtomicU64::new(0),
         }
     }
 }
 
 impl Share {
-    /// Virtual time of a thread that has used `used_ns` of a processor.
-    fn virtual_ns(&self, used_ns: u64) -> u64 {
+    /// Virtual time of a thread that has used `used` of a processor.
+    fn virtual_time(&self, used: u64) -> u64 {
         let inverse = self.inverse_weight.load(Ordering::Relaxed);
-        weighted(used_ns, inverse).wrapping_add(self.offset_ns.load(Ordering::Relaxed))
+        weighted(used, inverse).wrapping_add(self.offset.load(Ordering::Relaxed))
     }
 
-    fn set_virtual_ns(&self, used_ns: u64, to: u64) {
+    fn set_virtual_time(&self, used: u64, to: u64) {
         let inverse = self.inverse_weight.load(Ordering::Relaxed);
-        self.offset_ns.store(to.wrapping_sub(weighted(used_ns, inverse)), Ordering::Relaxed);
+        self.offset.store(to.wrapping_sub(weighted(used, inverse)), Ordering::Relaxed);
     }
 
     /// Lets the thread's virtual time pass `inverse` / [`ONE`] times as fast as processor time from now
     /// on.
-    pub fn set_inverse_weight(&self, inverse: u64, used_ns: u64) {
-        let now = self.virtual_ns(used_ns);
+    pub fn set_inverse_weight(&self, inverse: u64, used: u64) {
+        let now = self.virtual_time(used);
         self.inverse_weight.store(inverse, Ordering::Relaxed);
-        self.set_virtual_ns(used_ns, now);
+        self.set_virtual_time(used, now);
     }
 
     /// Where a new thread begins on this processor: with neither claim nor debt.
     pub fn begin(&self, timeline: &Timeline) {
-        self.set_virtual_ns(0, timeline.floor.load(Ordering::Relaxed));
+        self.set_virtual_time(0, timeline.floor.load(Ordering::Relaxed));
     }
 
-    /// A thread that has used `used_ns` joins a queue. Gives its key there.
-    pub fn join(&self, used_ns: u64, timeline: &Timeline) -> u64 {
+    /// A thread that has used `used` joins a queue. Gives its key there.
+    pub fn join(&self, used: u64, timeline: &Timeline) -> u64 {
         let floor = timeline.floor.load(Ordering::Relaxed);
-        let (least, most) = (floor.wrapping_sub(CLAIM_NS), floor.wrapping_add(DEBT_NS));
-        let mut key = self.virtual_ns(used_ns);
+        let ms = timeline.ms.load(Ordering::Relaxed);
+        let (least, most) = (floor.wrapping_sub(CLAIM * ms), floor.wrapping_add(DEBT * ms));
+        let mut key = self.virtual_time(used);
         if is_before(key, least) {
             key = least;
-            self.set_virtual_ns(used_ns, key);
+            self.set_virtual_time(used, key);
         } else if is_before(most, key) {
             key = most;
-            self.set_virtual_ns(used_ns, key);
+            self.set_virtual_time(used, key);
         }
         self.set_key(key);
         key
@@ -99,42 +100,65 @@ impl Share {
     }
 }
 
-fn weighted(used_ns: u64, inverse: u64) -> u64 {
-    (u128::from(used_ns) * u128::from(inverse) / u128::from(ONE)) as u64
+fn weighted(used: u64, inverse: u64) -> u64 {
+    if inverse == ONE {
+        return used;
+    }
+    (u128::from(used) * u128::from(inverse) / u128::from(ONE)) as u64
 }
 
 /// A processor's part.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Timeline {
+    /// A millisecond in the unit of all times here.
+    ms: AtomicU64,
     /// The latest key of a thread that came to run.
     floor: AtomicU64,
     /// Key, start and inverse weight of the one that runs; weight 0 for one that never makes way.
     running_key: AtomicU64,
-    running_since_ns: AtomicU64,
+    running_since: AtomicU64,
     running_inverse: AtomicU64,
 }
 
+impl Default for Timeline {
+    fn default() -> Self {
+        Self {
+            ms: AtomicU64::new(1_000_000),
+            floor: AtomicU64::new(0),
+            running_key: AtomicU64::new(0),
+            running_since: AtomicU64::new(0),
+            running_inverse: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Timeline {
-    /// A thread, or one outside these rules, begins to run at `now_ns`.
-    pub fn run(&self, share: Option<&Share>, now_ns: u64) {
+    /// Times are nanoseconds, unless a millisecond is so many other units.
+    pub fn set_unit(&self, ms: u64) {
+        self.ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// A thread, or one outside these rules, begins to run at `now_is`.
+    pub fn run(&self, share: Option<&Share>, now_is: u64) {
         let Some(share) = share else { return self.running_inverse.store(0, Ordering::Relaxed) };
         let key = share.key();
         if is_before(self.floor.load(Ordering::Relaxed), key) {
             self.floor.store(key, Ordering::Relaxed);
         }
         self.running_key.store(key, Ordering::Relaxed);
-        self.running_since_ns.store(now_ns, Ordering::Relaxed);
+        self.running_since.store(now_is, Ordering::Relaxed);
         let inverse = share.inverse_weight.load(Ordering::Relaxed);
         self.running_inverse.store(inverse, Ordering::Relaxed);
     }
 
     /// Whether what runs has to make way for a thread with `key`.
-    pub fn makes_way_for(&self, key: u64, now_ns: u64) -> bool {
+    pub fn makes_way_for(&self, key: u64, now_is: u64) -> bool {
+        let ms = self.ms.load(Ordering::Relaxed);
         let inverse = self.running_inverse.load(Ordering::Relaxed);
-        let ran_ns = now_ns.saturating_sub(self.running_since_ns.load(Ordering::Relaxed));
+        let ran = now_is.saturating_sub(self.running_since.load(Ordering::Relaxed));
         let running = self.running_key.load(Ordering::Relaxed);
-        let now = running.wrapping_add(weighted(ran_ns, inverse));
-        inverse != 0 && is_before(key.wrapping_add(GRANULARITY_NS), now)
+        let now = running.wrapping_add(weighted(ran, inverse));
+        inverse != 0 && is_before(key.wrapping_add(GRANULARITY * ms), now)
     }
 }
 
@@ -156,10 +180,10 @@ mod tests {
         assert!(timeline.makes_way_for(sleeper.join(0, &timeline), 1000 * MS));
         // It is not further ahead than that, and the sleeper not further behind.
         busy.join(1000 * MS, &timeline);
-        assert_eq!(busy.key(), DEBT_NS);
+        assert_eq!(busy.key(), DEBT * MS);
         timeline.run(Some(&busy), 1000 * MS);
         let key = sleeper.join(0, &timeline);
-        assert_eq!(key, DEBT_NS - CLAIM_NS);
+        assert_eq!(key, DEBT * MS - CLAIM * MS);
         assert!(timeline.makes_way_for(key, 1000 * MS));
         // When it has computed for its claim and more, it waits like everybody.
         let key = sleeper.join(4 * MS, &timeline);
@@ -184,8 +208,8 @@ mod tests {
         let timeline = Timeline::default();
         let nice = Share::default();
         nice.set_inverse_weight(4 * ONE, 5 * MS);
-        assert_eq!(nice.virtual_ns(5 * MS), 5 * MS);
-        assert_eq!(nice.virtual_ns(6 * MS), 9 * MS);
+        assert_eq!(nice.virtual_time(5 * MS), 5 * MS);
+        assert_eq!(nice.virtual_time(6 * MS), 9 * MS);
         let key = nice.join(5 * MS, &timeline);
         timeline.run(Some(&nice), 0);
         assert!(!timeline.makes_way_for(key, MS / 4));
