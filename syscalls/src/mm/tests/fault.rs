@@ -369,11 +369,11 @@ impl CodePatcher for Patcher {
     }
 
     fn at_hand(&self, page: &CodePage<'_>, original: Page) -> Option<Page> {
-        (page.index % 2 == 0).then_some(original)
+        page.index.is_multiple_of(2).then_some(original)
     }
 
     fn patch(&self, page: &CodePage<'_>, original: &Page) -> Result<Option<Page>, OutOfMemory> {
-        if page.index % 2 == 0 {
+        if page.index.is_multiple_of(2) {
             return Ok(None);
         }
         self.patched.fetch_add(1, Ordering::Relaxed);
