@@ -457,6 +457,29 @@ static void edges(void) {
     close(e[0]), close(ep);
 }
 
+// Bytes that have come in over the loopback interface.
+static long received(void) {
+    static char text[4096];
+    FILE *file = fopen("/proc/net/dev", "r");
+    long bytes = -1;
+    while (fgets(text, sizeof text, file) && sscanf(text, " lo: %ld", &bytes) != 1)
+        ;
+    fclose(file);
+    return bytes;
+}
+
+static void counts(void) {
+    static char bytes[20000];
+    int ends[2];
+    pair(ends);
+    long before = received();
+    write(ends[0], bytes, sizeof bytes);
+    recv(ends[1], bytes, sizeof bytes, MSG_WAITALL);
+    CHECK(received() - before >= (long)sizeof bytes);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 // The interfaces that there are everywhere, and no more bytes written than there is room for.
 static void interfaces(void) {
     struct ifreq list[8];
@@ -500,5 +523,6 @@ int main(void) {
     echoes();
     edges();
     interfaces();
+    counts();
     return 0;
 }

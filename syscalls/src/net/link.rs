@@ -75,8 +75,26 @@ pub enum Sent {
     Full,
 }
 
+/// Packets and bytes that have passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with the header of the link.
+    pub bytes: u64,
+}
+
+impl Count {
+    fn add(&mut self, len: usize) {
+        self.packets += 1;
+        self.bytes += len as u64;
+    }
+}
+
 /// See the module.
 pub struct Link {
+    received: Count,
+    sent: Count,
     /// Some kilobytes: too much for a kernel stack.
     interface: Box<Interface>,
     carrier: Carrier,
@@ -123,6 +141,7 @@ impl Link {
         let mut device = Emit {
             carrier: &mut carrier,
             capabilities: &capabilities,
+            count: &mut Count::default(),
             piece: None,
             tokens: 0,
             packets: 0,
@@ -134,7 +153,8 @@ impl Link {
             }
         });
         let nobody = SocketSet::new(Vec::new());
-        Self { interface, carrier, reply: Vec::new(), nobody, mtu, capabilities }
+        let (received, sent) = (Count::default(), Count::default());
+        Self { received, sent, interface, carrier, reply: Vec::new(), nobody, mtu, capabilities }
     }
 
     /// Sends what is for other networks through `gateway`.
@@ -155,6 +175,17 @@ impl Link {
     #[must_use]
     pub fn mtu(&self) -> usize {
         self.mtu
+    }
+
+    /// What has been received and sent. Datagrams within the machine do not pass the loopback interface.
+    #[must_use]
+    pub fn counts(&self) -> [Count; 2] {
+        [self.received, self.sent]
+    }
+
+    /// Notes a packet that has come in.
+    pub fn count_received(&mut self, len: usize) {
+        self.received.add(len);
     }
 
     /// Hardware address; zeros for the loopback interface.
@@ -185,6 +216,7 @@ impl Link {
         if self.reply.is_empty() {
             return;
         }
+        self.sent.add(self.reply.len());
         match &mut self.carrier {
             Carrier::Loopback { queue, .. } => {
                 if queue.len() < LOOPBACK_QUEUE {
@@ -227,8 +259,8 @@ impl Link {
         if at.is_none_or(|at| at > now) {
             return (Sent::Nothing, at);
         }
-        let Self { carrier, capabilities, .. } = self;
-        let mut device = Emit { carrier, capabilities, piece, tokens: 0, packets: 0 };
+        let Self { carrier, capabilities, sent: count, .. } = self;
+        let mut device = Emit { carrier, capabilities, count, piece, tokens: 0, packets: 0 };
         while at.is_some_and(|at| at <= now) {
             let before = device.packets;
             let result = self.interface.poll_egress(now, &mut device, sockets);
@@ -423,6 +455,7 @@ impl Device for Feed<'_> {
 struct Emit<'a> {
     carrier: &'a mut Carrier,
     capabilities: &'a DeviceCapabilities,
+    count: &'a mut Count,
     /// See [`Link::transmit_piece`].
     piece: Option<(u16, u16)>,
     /// Packets that smoltcp wanted to send.
@@ -433,6 +466,7 @@ struct Emit<'a> {
 
 struct Slot<'a> {
     carrier: &'a mut Carrier,
+    count: &'a mut Count,
     piece: Option<(u16, u16)>,
     packets: &'a mut u32,
     meta: PacketMeta,
@@ -456,6 +490,7 @@ fn is_solicitation(frame: &[u8]) -> bool {
 
 impl TxToken for Slot<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        self.count.add(len);
         match self.carrier {
             Carrier::Loopback { queue, spare } => {
                 *self.packets += 1;
@@ -535,6 +570,7 @@ impl Device for Emit<'_> {
         self.tokens += 1;
         Some(Slot {
             carrier: self.carrier,
+            count: self.count,
             piece: self.piece,
             packets: &mut self.packets,
             meta: PacketMeta::default(),

@@ -9,6 +9,7 @@ use linux_raw_sys::net;
 use super::{
     diag, inet,
     interfaces::{self, CARD_INDEX, Interface, LOOPBACK_INDEX},
+    link::Count,
     socket::{Incoming, Name, Options, Outgoing, Socket, deadline, int_value},
     stack::Stack,
 };
@@ -140,7 +141,7 @@ fn scope(interface: &Interface, addr: IpAddr) -> u8 {
     }
 }
 
-fn put_link(writer: &mut Writer, interface: &Interface) {
+fn put_link(writer: &mut Writer, interface: &Interface, [received, sent]: [Count; 2]) {
     const ADDRESS: u16 = 1;
     const BROADCAST: u16 = 2;
     const NAME: u16 = 3;
@@ -150,6 +151,7 @@ fn put_link(writer: &mut Writer, interface: &Interface) {
     const OPERATION: u16 = 16;
     const LINK_MODE: u16 = 17;
     const GROUP: u16 = 27;
+    const STATISTICS: u16 = 23;
     // `struct ifinfomsg`; `IFF_LOWER_UP` is bit 16.
     writer.bytes.extend_from_slice(&[0, 0]);
     writer.bytes.extend_from_slice(&interface.kind.to_ne_bytes());
@@ -167,6 +169,13 @@ fn put_link(writer: &mut Writer, interface: &Interface) {
     writer.attribute(ADDRESS, &interface.mac);
     let everybody = if interface.is_loopback() { [0; 6] } else { [0xff; 6] };
     writer.attribute(BROADCAST, &everybody);
+    // `struct rtnl_link_stats64`: errors and the like are 0.
+    let mut statistics = [0; 25 * 8];
+    let numbers = [received.packets, sent.packets, received.bytes, sent.bytes];
+    for (place, number) in statistics.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+        *place = number.to_ne_bytes();
+    }
+    writer.attribute(STATISTICS, &statistics);
 }
 
 fn put_address(writer: &mut Writer, interface: &Interface, addr: IpAddr, prefix: u8) {
@@ -364,7 +373,7 @@ impl NetlinkSocket {
                 let index = request.body.get(4..8).map_or(0, u32::decode);
                 let name = link_name(&request.body);
                 let mut found = false;
-                for interface in &interfaces {
+                for (interface, counts) in interfaces.iter().zip(self.stack.counts()) {
                     let is_meant = match &name {
                         Some(name) => interface.name.as_bytes() == &name[..],
                         None => interface.index == index,
@@ -372,7 +381,7 @@ impl NetlinkSocket {
                     if dumps || is_meant {
                         found = true;
                         writer.begin(message::NEW_LINK, flags, request, port);
-                        put_link(&mut writer, interface);
+                        put_link(&mut writer, interface, counts);
                         writer.end();
                     }
                 }

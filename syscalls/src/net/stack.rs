@@ -33,7 +33,7 @@ use super::{
     device::{Interrupts, NetworkDevice, Progress, ReceivedChecksum},
     fragments::Fragments,
     icmp::{ErrorReport, IcmpTable},
-    link::{Link, Sent, instant},
+    link::{Count, Link, Sent, instant},
     output::{Outbound, Output, Size},
     ports::{Binding, Ports},
     udp::{self, UdpTable},
@@ -228,6 +228,14 @@ impl Stack {
     #[must_use]
     pub fn card_facts(&self) -> Option<([u8; 6], usize)> {
         self.card_facts
+    }
+
+    /// What has been received and sent over the loopback interface, and over the card.
+    #[must_use]
+    pub fn counts(&self) -> [[Count; 2]; 2] {
+        let inner = self.inner.lock();
+        let card = inner.card.as_ref().map(Link::counts).unwrap_or_default();
+        [inner.loopback.counts(), card]
     }
 
     // Addresses.
@@ -988,17 +996,19 @@ impl Inner {
     fn receive_from_card(&mut self, now_ns: u64, budget: &mut usize) {
         let Self { card: Some(card), tables, output, .. } = self else { return };
         while *budget > 0 {
-            let mut finds_neighbors = false;
+            let (mut finds_neighbors, mut len) = (false, 0);
             {
                 let Some((device, mut receiver)) = card.split() else { return };
                 let done = device.receive(&mut |frame, checksum| match wire::ip_of_frame(frame) {
                     Some(bytes) => {
+                        len = frame.len();
                         let is_icmp = bytes.first().is_some_and(|first| first >> 4 == 6)
                             && bytes.get(6) == Some(&wire::ICMPV6);
                         finds_neighbors |= is_icmp;
                         tables.receive(&mut receiver, LinkId::Card, now_ns, frame, bytes, checksum);
                     }
                     None => {
+                        len = frame.len();
                         finds_neighbors = true;
                         Deliver::deliver(&mut receiver, instant(now_ns), frame, None);
                     }
@@ -1008,6 +1018,7 @@ impl Inner {
                 }
             }
             *budget -= 1;
+            card.count_received(len);
             card.send_reply();
             if finds_neighbors {
                 output.retry(card, now_ns);
@@ -1025,6 +1036,7 @@ impl Inner {
             && let Some(packet) = loopback.next_looped()
         {
             *budget -= 1;
+            loopback.count_received(packet.len());
             let valid = ReceivedChecksum::Valid;
             tables.receive(loopback, LinkId::Loopback, now_ns, &packet, &packet, valid);
             loopback.send_reply();

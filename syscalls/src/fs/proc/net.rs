@@ -12,6 +12,7 @@ use crate::{
     net::{
         address::{Domain, Endpoint, mapped},
         interfaces::{self, netmask},
+        link::Count,
         listing::{self, LISTEN, Row},
         stack::Stack,
     },
@@ -48,13 +49,18 @@ fn dev(target: &Target, out: &mut Vec<u8>) -> Shown {
     put!(out, "Inter-|   Receive                                                |  Transmit\n");
     put!(out, " face |bytes    packets errs drop fifo frame compressed multicast");
     put!(out, "|bytes    packets errs drop fifo colls carrier compressed\n");
-    let names = match stack(target)? {
-        Some(stack) => interfaces::list(&stack).iter().map(|interface| interface.name).collect(),
-        None => alloc::vec!["lo"],
+    let (names, counts) = match stack(target)? {
+        Some(stack) => {
+            let interfaces = interfaces::list(&stack);
+            (interfaces.iter().map(|interface| interface.name).collect(), stack.counts())
+        }
+        None => (alloc::vec!["lo"], <[[Count; 2]; 2]>::default()),
     };
-    for name in names {
-        put!(out, "{name:>6}:       0       0    0    0    0     0          0         0 ");
-        put!(out, "       0       0    0    0    0     0       0          0\n");
+    for (name, [received, sent]) in names.iter().zip(counts) {
+        let Count { packets, bytes } = received;
+        put!(out, "{name:>6}: {bytes:7} {packets:7}    0    0    0     0          0         0 ");
+        let Count { packets, bytes } = sent;
+        put!(out, "{bytes:8} {packets:7}    0    0    0     0       0          0\n");
     }
     Ok(())
 }
