@@ -65,6 +65,15 @@ pub fn mapped(addr: IpAddr) -> Ipv6Addr {
     }
 }
 
+/// [`mapped`] as a number, without going through the bytes: each packet's addresses are looked up by it.
+#[must_use]
+pub fn mapped_bits(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => 0xffff << 32 | u128::from(addr.to_bits()),
+        IpAddr::V6(addr) => addr.to_bits(),
+    }
+}
+
 /// Whether an address is this machine's without any configuration.
 #[must_use]
 pub fn is_loopback(addr: IpAddr) -> bool {
@@ -148,6 +157,19 @@ impl Endpoint {
                 bytes[8..24].copy_from_slice(&addr.octets());
                 Name::new(&bytes)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mapped_bits_are_those_of_the_mapped_address() {
+        for text in ["1.2.3.4", "255.0.0.1", "0.0.0.0", "::1", "fec0::15", "::ffff:10.0.2.15"] {
+            let addr: IpAddr = text.parse().unwrap();
+            assert_eq!(mapped_bits(addr), mapped(addr).to_bits(), "{text}");
         }
     }
 }

@@ -28,7 +28,7 @@ use hx_abi::config::Network;
 use smoltcp::{socket::tcp::State, time::Instant};
 
 use super::{
-    address::{Endpoint, is_loopback, mapped},
+    address::{Endpoint, is_loopback, mapped_bits},
     connection::{Buffers, Connection, Core, LinkId, Listener, Snapshot, Start, TcpOptions},
     device::{Interrupts, NetworkDevice, Progress, ReceivedChecksum},
     fragments::Fragments,
@@ -57,10 +57,11 @@ struct Flow {
 }
 
 impl Flow {
+    #[inline]
     fn new(local: Endpoint, remote: Endpoint) -> Self {
         Self {
-            local: mapped(local.addr).to_bits(),
-            remote: mapped(remote.addr).to_bits(),
+            local: mapped_bits(local.addr),
+            remote: mapped_bits(remote.addr),
             ports: u32::from(local.port) << 16 | u32::from(remote.port),
         }
     }
@@ -556,7 +557,7 @@ impl Tables {
         let best = listeners.iter().filter_map(|listener| listener.matches(local)).max()?;
         let mut equal = listeners.iter().filter(|listener| scored(listener) == Some(best));
         let count = equal.clone().count();
-        let spread = mapped(remote.addr).to_bits() as usize ^ usize::from(remote.port);
+        let spread = mapped_bits(remote.addr) as usize ^ usize::from(remote.port);
         equal
             .nth(if count > 1 { spread.wrapping_mul(0x9e37_79b9) >> 4 & 0xffff } else { 0 } % count)
     }

@@ -17,7 +17,7 @@ use core::{
 use linux_raw_sys::{ioctl, net};
 
 use super::{
-    address::{Domain, Endpoint, Target, mapped},
+    address::{Domain, Endpoint, Target, mapped, mapped_bits},
     connection::LinkId,
     inet::{self, DEFAULT_TTL, IpOptions, LEVEL_IP, LEVEL_IPV6, option},
     interfaces::{CARD_INDEX, LOOPBACK_INDEX},
@@ -159,7 +159,7 @@ impl UdpTable {
         };
         candidates.retain(|(score, _)| *score == best);
         // Several that share a port (`SO_REUSEPORT`): a sender always meets the same one.
-        let spread = mapped(source.addr).to_bits() as usize ^ usize::from(source.port);
+        let spread = mapped_bits(source.addr) as usize ^ usize::from(source.port);
         let chosen = spread.wrapping_mul(0x9e37_79b9) >> 4;
         // Without it the one bound last is met.
         let reuses =
