@@ -102,7 +102,7 @@ const PROGRAMS: &[(&str, &[&str])] = &[
         &[
             "bash",
             "-c",
-            "ls | sort -r | head -2; sed -n 1p text | tr a-z A-Z; echo 1 2 | awk '{print $2}'; tar cf - words | wc -c; find tree -name '*.txt' | wc -l; locale -a | grep -c .",
+            "ls | sort -r | head -2; sed -n 1p text | tr a-z A-Z; echo 1 2 | awk '{print $2}'; tar cf - words | wc -c; find tree -name '*.txt' | wc -l; locale -a | grep -cx C",
         ],
     ),
     (
