@@ -210,29 +210,13 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<Kern
             .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))
     };
     let mut analysis = analyse(&request)?;
-    let (executes, loads) = (analysis.executes_others(), !analysis.assumptions.is_empty());
-    let mut programs = Vec::new();
-    if analysis.is_complete() && (executes || loads) {
-        others(&tree, Path::new("/"), loads, false, &mut request.also);
-        others(&tree, Path::new("/"), false, executes, &mut programs);
-        if loads {
-            analysis = analyse(&request)?;
-        }
+    let executes = analysis.executes_others();
+    if executes || !analysis.assumptions.is_empty() {
+        let loads = !analysis.assumptions.is_empty();
+        others(&tree, Path::new("/"), loads, executes, &mut request.also);
+        analysis = analyse(&request)?;
     }
-    let mut config = analysis.kernel_config(false);
-    for program in programs {
-        let Some(known) = &mut config else { break };
-        request.program = program;
-        // What cannot be analysed, for want of a library say, cannot be executed either.
-        let Ok(other) = analyse(&request) else { continue };
-        match other.kernel_config(false) {
-            Some(more) => join(known, more),
-            None => {
-                analysis = other;
-                config = None;
-            }
-        }
-    }
+    let config = analysis.kernel_config(false);
     if config.is_none() {
         let first = analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
         let what =
@@ -240,31 +224,6 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<Kern
         tell(settings, &what);
     }
     Ok(config)
-}
-
-/// Adds what another program needs.
-fn join(known: &mut KernelConfig, more: KernelConfig) {
-    for call in &more.calls {
-        let (old, new) = (known.arguments.get_mut(call), more.arguments.get(call));
-        match (known.calls.contains(call), old, new) {
-            (true, Some(old), Some(new)) => old.extend(new),
-            // Any value in one of the two.
-            (true, Some(_), None) => {
-                known.arguments.remove(call);
-            }
-            (true, None, _) | (false, _, None) => {}
-            (false, _, Some(new)) => {
-                known.arguments.insert(call.clone(), new.clone());
-            }
-        }
-    }
-    known.calls.extend(more.calls);
-    known.calls.sort();
-    known.calls.dedup();
-    for values in known.arguments.values_mut() {
-        values.sort_unstable();
-        values.dedup();
-    }
 }
 
 /// Files of the image that a running program may load or execute.
@@ -328,28 +287,6 @@ fn function_at(path: &Path, offset: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_either_program_needs_is_there() {
-        let config = |calls: &[&str], arguments: &[(&str, &[u64])]| KernelConfig {
-            calls: calls.iter().map(|name| (*name).to_owned()).collect(),
-            arguments: arguments.iter().map(|(n, v)| ((*n).to_owned(), v.to_vec())).collect(),
-        };
-        let mut known =
-            config(&["fcntl", "ioctl", "prctl"], &[("fcntl", &[1, 2]), ("ioctl", &[3])]);
-        join(
-            &mut known,
-            config(
-                &["fcntl", "ioctl", "prctl", "socket"],
-                &[("fcntl", &[2, 4]), ("prctl", &[5]), ("socket", &[1])],
-            ),
-        );
-        let expected = config(
-            &["fcntl", "ioctl", "prctl", "socket"],
-            &[("fcntl", &[1, 2, 4]), ("socket", &[1])],
-        );
-        assert_eq!(known, expected);
-    }
 
     #[test]
     fn a_call_left_out_is_named_with_what_to_do() {
