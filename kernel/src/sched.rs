@@ -354,13 +354,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     let per_cpu = &target.sched;
     let priority = thread.priority();
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    let key = thread.share.join(thread.used_ticks(), &per_cpu.timeline);
-    let was_empty = {
-        let mut queue = per_cpu.queue.lock();
-        queue.push(thread, end);
-        per_cpu.publish(&queue);
-        queue.len() == 1
-    };
+    let (key, len) = per_cpu.push(thread, end);
     let preempts = if priority > 0 {
         let current = per_cpu.current.load(Ordering::Relaxed);
         // SAFETY: not followed unless it is this processor's own.
@@ -377,7 +371,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     } else if IDLE.load(Ordering::SeqCst) & 1 << index != 0 {
         stop_idling(1 << index);
         return;
-    } else if was_empty || preempts {
+    } else if len == 1 || preempts {
         machine::wake(index);
     }
     call_helper(affinity);
@@ -395,14 +389,8 @@ fn call_helper(affinity: u64) {
 /// Puts the running thread, which makes way to another one, into this processor's queue. What it has to
 /// do for the timer, the switch does.
 fn requeue(thread: Arc<KernelThread>, end: End) {
-    let per_cpu = &machine::this_cpu().sched;
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    thread.share.join(thread.used_ticks(), &per_cpu.timeline);
-    {
-        let mut queue = per_cpu.queue.lock();
-        queue.push(thread, end);
-        per_cpu.publish(&queue);
-    }
+    machine::this_cpu().sched.push(thread, end);
     call_helper(affinity);
 }
 
@@ -422,6 +410,15 @@ fn end_slice_in_time() {
 }
 
 impl PerCpu {
+    /// Puts a thread into the queue. Gives its key, and how many there are now.
+    fn push(&self, thread: Arc<KernelThread>, end: End) -> (u64, usize) {
+        let key = thread.share.join(thread.used_ticks(), &self.timeline);
+        let mut queue = self.queue.lock();
+        queue.push(thread, end);
+        self.publish(&queue);
+        (key, queue.len())
+    }
+
     fn publish(&self, queue: &RunQueue) {
         self.highest.store(queue.highest(), Ordering::Relaxed);
         if let Some(first) = queue.first_ordinary() {
@@ -1033,18 +1030,16 @@ fn reason_to_yield(now_tsc: u64) -> Option<Reason> {
     if highest > own {
         return Some(Reason::HigherPriority);
     }
-    let is_over = !current.is_fifo.load(Ordering::Relaxed)
-        && now_tsc >= per_cpu.slice_end.load(Ordering::Relaxed);
-    if highest != own {
+    if highest < own {
         return None;
     }
-    let first = per_cpu.first.load(Ordering::Relaxed);
-    let makes_way = || per_cpu.timeline.makes_way_for(first, now_tsc);
-    match is_over {
-        true => Some(Reason::SliceOver),
-        false if own > 0 => None,
-        false => makes_way().then_some(Reason::Sleeper),
+    if !current.is_fifo.load(Ordering::Relaxed)
+        && now_tsc >= per_cpu.slice_end.load(Ordering::Relaxed)
+    {
+        return Some(Reason::SliceOver);
     }
+    let first = per_cpu.first.load(Ordering::Relaxed);
+    (own == 0 && per_cpu.timeline.makes_way_for(first, now_tsc)).then_some(Reason::Sleeper)
 }
 
 /// Runs `f` on the running thread's vector state, saved from the processor before and loaded after.

@@ -218,8 +218,9 @@ impl Database {
     }
 
     /// What comes with `named`, with the packages of the programs and with those of other files, in
-    /// this order: nearest first, siblings of the programs' and recommendations last. From the programs' dependencies on,
-    /// a package that does not fit into `most` bytes is left out with all that only it asks for.
+    /// this order: nearest first, siblings of the programs' and recommendations last. From the programs'
+    /// dependencies on, a package that does not fit into `most` bytes is left out with all that only it
+    /// asks for.
     fn select(
         &self,
         named: &BTreeSet<String>,

@@ -6,7 +6,7 @@
 //! in it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::HashSet,
     env,
     ffi::{OsStr, OsString},
     fs,
@@ -282,14 +282,13 @@ fn build(
         }
     }
     let wants_own = matches!(root, Root::Host) && !settings.no_packages;
-    // A static program comes alone. Others may call system(3), which wants a shell.
-    if wants_own
-        && needed.len() > programs.len()
-        && let Ok(shell) = Program::check(tree, Path::new(SHELL))
-    {
-        needed.extend(shell.add(tree, &mut image, &environment)?);
-    }
     if wants_own {
+        // A static program comes alone. Others may call system(3), which wants a shell.
+        if needed.len() > programs.len()
+            && let Ok(shell) = Program::check(tree, Path::new(SHELL))
+        {
+            needed.extend(shell.add(tree, &mut image, &environment)?);
+        }
         inputs.extend(locales::add(tree, &mut image, &needed, &settings.env)?);
     }
     // What is needed was followed through links, all of which are in the image. Directories change
@@ -378,15 +377,16 @@ fn add_packages(settings: &Settings, image: &mut Image, additions: &Additions<'_
         };
     };
     let selection = database.add(&HostTree::new("/"), image, additions)?;
-    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(" ");
-    if settings.verbosity == Verbosity::Verbose && !selection.chosen.is_empty() {
-        say(&format!("packages: {}", list(&selection.chosen)));
-    }
-    if settings.verbosity == Verbosity::Verbose && !selection.left_out.is_empty() {
-        say(&format!(
-            "packages left out for their size, --package adds them: {}",
-            list(&selection.left_out)
-        ));
+    if settings.verbosity == Verbosity::Verbose {
+        for (what, names) in [
+            ("packages", &selection.chosen),
+            ("packages left out for their size, --package adds them", &selection.left_out),
+        ] {
+            if !names.is_empty() {
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                say(&format!("{what}: {}", names.join(" ")));
+            }
+        }
     }
     Ok(())
 }

@@ -175,22 +175,10 @@ pub trait Platform: Sync {
     /// [`Self::save_vector_state`] right into application memory: [`CpuInfo::xsave_size`] bytes at a
     /// multiple of 64, whose XSAVE header is zero. `false` where they cannot be written. The bytes
     /// 464 to 511, which are software's, stay as they are.
-    fn save_vector_state_to_user(&self, to: UserAddr) -> bool {
-        let mut area = alloc::vec![0; self.cpu_info().xsave_size];
-        self.save_vector_state(&mut area);
-        let header = &area[512..];
-        self.copy_to_user(to, &area[..464]) == 464
-            && self.copy_to_user(to.offset(512), header) == header.len()
-    }
+    fn save_vector_state_to_user(&self, to: UserAddr) -> bool;
     /// [`Self::load_vector_state`] right from application memory, at a multiple of 64. `false` where
     /// it cannot be read or is refused; the vector state may be anything then.
-    fn load_vector_state_from_user(&self, from: UserAddr) -> bool {
-        let mut area = alloc::vec![0; self.cpu_info().xsave_size];
-        self.copy_from_user(from, &mut area) == area.len() && {
-            area[464..512].fill(0);
-            self.load_vector_state(&area)
-        }
-    }
+    fn load_vector_state_from_user(&self, from: UserAddr) -> bool;
     /// Resets the vector state to the initial one (execve).
     fn reset_vector_state(&self);
 

@@ -922,6 +922,22 @@ impl Platform for HostPlatform {
         valid
     }
 
+    fn save_vector_state_to_user(&self, to: UserAddr) -> bool {
+        let mut area = vec![0; self.cpu_info().xsave_size];
+        self.save_vector_state(&mut area);
+        let header = &area[512..];
+        self.copy_to_user(to, &area[..464]) == 464
+            && self.copy_to_user(to.offset(512), header) == header.len()
+    }
+
+    fn load_vector_state_from_user(&self, from: UserAddr) -> bool {
+        let mut area = vec![0; self.cpu_info().xsave_size];
+        self.copy_from_user(from, &mut area) == area.len() && {
+            area[464..512].fill(0);
+            self.load_vector_state(&area)
+        }
+    }
+
     fn reset_vector_state(&self) {
         LOCAL.with_borrow_mut(|local| local.vector_state.clear());
     }

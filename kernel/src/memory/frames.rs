@@ -97,10 +97,16 @@ pub enum FreshMemory {
     Unknown,
 }
 
-/// Order of the largest block that begins at `start` and ends at `end` or before.
-fn largest_block(start: u64, end: u64) -> usize {
-    let aligned = start.trailing_zeros() as usize;
-    aligned.min(ORDERS - 1).min((end - start).ilog2() as usize)
+/// The frames from `start` to `end` as blocks, as large as they can be: first frame and order.
+fn blocks(mut start: u64, end: u64) -> impl Iterator<Item = (u32, usize)> {
+    core::iter::from_fn(move || {
+        let len = end.checked_sub(start).filter(|len| *len > 0)?;
+        let aligned = start.trailing_zeros() as usize;
+        let order = aligned.min(ORDERS - 1).min(len.ilog2() as usize);
+        let frame = start as u32;
+        start += 1 << order;
+        Some((frame, order))
+    })
 }
 
 impl Allocator {
@@ -152,12 +158,8 @@ impl Allocator {
     }
 
     /// Puts the frames from `start` to `end` on the lists.
-    fn insert(&mut self, mut start: u64, end: u64) {
-        while start < end {
-            let order = largest_block(start, end);
-            self.push(start as u32, order);
-            start += 1 << order;
-        }
+    fn insert(&mut self, start: u64, end: u64) {
+        blocks(start, end).for_each(|(frame, order)| self.push(frame, order));
     }
 
     fn alloc(&mut self, order: usize, purpose: Purpose) -> Option<(u32, FreshMemory)> {
@@ -192,12 +194,8 @@ impl Allocator {
     }
 
     /// Frees the frames from `start` to `end`.
-    fn free_all(&mut self, mut start: u64, end: u64) {
-        while start < end {
-            let order = largest_block(start, end);
-            self.free(start as u32, order);
-            start += 1 << order;
-        }
+    fn free_all(&mut self, start: u64, end: u64) {
+        blocks(start, end).for_each(|(frame, order)| self.free(frame, order));
     }
 
     fn free(&mut self, mut frame: u32, mut order: usize) {
@@ -313,12 +311,9 @@ pub fn alloc_zeroed(purpose: Purpose) -> Option<Frame> {
     Some(frame)
 }
 
-/// The frame's reference count, or `None` where the allocator does not manage it (root image).
-fn refs(frame: Frame) -> Option<&'static AtomicU32> {
-    if frame.0 >= FRAME_LIMIT.load(Ordering::Relaxed) || crate::machine::is_image_frame(frame) {
-        return None;
-    }
-    Some(counter(frame))
+/// Whether the frame's references are counted: the allocator manages it (unlike the root image).
+pub fn is_counted(frame: Frame) -> bool {
+    frame.0 < FRAME_LIMIT.load(Ordering::Relaxed) && !crate::machine::is_image_frame(frame)
 }
 
 /// The reference count of a frame that the allocator manages.
@@ -332,8 +327,8 @@ fn counter(frame: Frame) -> &'static AtomicU32 {
 
 /// Adds a reference.
 pub fn retain(frame: Frame) {
-    if let Some(refs) = refs(frame) {
-        refs.fetch_add(1, Ordering::Relaxed);
+    if is_counted(frame) {
+        retain_counted(frame);
     }
 }
 
@@ -349,23 +344,16 @@ pub fn release_counted(frame: Frame) {
     }
 }
 
-/// Whether the frame's references are counted: the allocator manages it.
-pub fn is_counted(frame: Frame) -> bool {
-    refs(frame).is_some()
-}
-
 /// Takes a reference away; frees the frame with the last.
 pub fn release(frame: Frame) {
-    if let Some(refs) = refs(frame)
-        && refs.fetch_sub(1, Ordering::AcqRel) == 1
-    {
-        ALLOCATOR.lock().free(frame.0 as u32, 0);
+    if is_counted(frame) {
+        release_counted(frame);
     }
 }
 
 /// Number of references; `u32::MAX` for a frame of the root image.
 pub fn ref_count(frame: Frame) -> u32 {
-    refs(frame).map_or(u32::MAX, |refs| refs.load(Ordering::Acquire))
+    if is_counted(frame) { counter(frame).load(Ordering::Acquire) } else { u32::MAX }
 }
 
 /// Memory in use and free.

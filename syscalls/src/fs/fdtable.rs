@@ -61,6 +61,12 @@ pub struct FdTable {
     entries: Mutex<Entries>,
 }
 
+/// `EBADF` for a file that is only a place (`O_PATH`).
+fn check_open(description: &FileDescription) -> Result<(), Errno> {
+    let is_place = description.flags() & linux_raw_sys::general::O_PATH != 0;
+    if is_place { Err(Errno::EBADF) } else { Ok(()) }
+}
+
 impl FdTable {
     /// An empty table.
     #[must_use]
@@ -90,9 +96,7 @@ impl FdTable {
     /// `EBADF`.
     pub fn get_open(&self, fd: i32) -> Result<Arc<FileDescription>, Errno> {
         let description = self.get(fd)?;
-        if description.flags() & linux_raw_sys::general::O_PATH != 0 {
-            return Err(Errno::EBADF);
-        }
+        check_open(&description)?;
         Ok(description)
     }
 
@@ -108,9 +112,7 @@ impl FdTable {
         let entries = self.entries.lock();
         for fd in fds {
             let entry = entries.slots.get(fd).and_then(Option::as_ref).ok_or(Errno::EBADF)?;
-            if entry.description.flags() & linux_raw_sys::general::O_PATH != 0 {
-                return Err(Errno::EBADF);
-            }
+            check_open(&entry.description)?;
             visit(fd, &entry.description);
         }
         Ok(())

@@ -7,7 +7,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::net::IpAddr;
 
-use super::wire::{self, Packet, header_checksum};
+use super::wire::{self, Packet, be16, header_checksum};
 
 /// Packets that are being put together at most.
 const INCOMPLETE: usize = 16;
@@ -94,8 +94,6 @@ pub struct Fragments(VecDeque<Incomplete>);
 /// What a piece that has come says of itself.
 fn read<'a>(packet: &Packet<'a>) -> Option<(Key, u8, Piece<'a>)> {
     let Packet { source, destination, protocol, header, payload, .. } = *packet;
-    let be16 =
-        |bytes: &[u8], at: usize| Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     let key = |protocol, identification| Key { source, destination, protocol, identification };
     if source.is_ipv4() {
         let (identification, field) = (be16(header, 4)?, be16(header, 6)?);

@@ -61,7 +61,7 @@ pub fn ip_of_frame(frame: &[u8]) -> Option<&[u8]> {
     matches!(kind, ETHERTYPE_IPV4 | ETHERTYPE_IPV6).then(|| &frame[ETHERNET_HEADER..])
 }
 
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]))
 }
 

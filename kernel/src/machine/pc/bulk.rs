@@ -31,6 +31,43 @@ global_asm!(
     r#"
     .text
 
+    // So many words from rsi, or of what is in rax, to rdi.
+    .macro bulk_words count, kind
+    .set place, 0
+    .rept \count
+    .ifc \kind, copied
+    mov r8, [rsi + place]
+    mov [rdi + place], r8
+    .else
+    mov [rdi + place], rax
+    .endif
+    .set place, place + 8
+    .endr
+    .ifc \kind, copied
+    add rsi, \count * 8
+    .endif
+    add rdi, \count * 8
+    .endm
+
+    // Blocks of 256 bytes, then of 64, of the rdx bytes that there are; the rest is left in edx.
+    .macro bulk_blocks kind
+    mov rcx, rdx
+    shr rcx, 8
+    jz 13f
+    movzx edx, dl
+12: bulk_words 32, \kind
+    dec rcx
+    jnz 12b
+13: mov ecx, edx
+    and edx, 63
+    shr ecx, 6
+    jz 14f
+2:  bulk_words 8, \kind
+    dec ecx
+    jnz 2b
+14:
+    .endm
+
     // memcpy(to in rdi, from in rsi, len in rdx) -> to. What is no multiple of a word ends with a word
     // that overlaps the one before: most copies are of a few bytes.
     .balign 16
@@ -60,35 +97,8 @@ memcpy:
     ret
 1:  cmp byte ptr [rip + {slow_strings}], 0
     je 5f
-    mov rcx, rdx
-    shr rcx, 8
-    jz 13f
-    movzx edx, dl
-12:
-    .set place, 0
-    .rept 32
-    mov r8, [rsi + place]
-    mov [rdi + place], r8
-    .set place, place + 8
-    .endr
-    add rsi, 256
-    add rdi, 256
-    dec rcx
-    jnz 12b
-13: mov ecx, edx
-    and edx, 63
-    shr ecx, 6
-    jz 14f
-2:
-    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
-    mov r8, [rsi + \offset]
-    mov [rdi + \offset], r8
-    .endr
-    add rsi, 64
-    add rdi, 64
-    dec ecx
-    jnz 2b
-14: cmp edx, 16
+    bulk_blocks copied
+    cmp edx, 16
     jae 4b
     // Less than 16 bytes.
 3:  cmp edx, 8
@@ -136,30 +146,7 @@ memset:
     jb 3f
     cmp byte ptr [rip + {slow_strings}], 0
     je 5f
-    mov rcx, rdx
-    shr rcx, 8
-    jz 13f
-    movzx edx, dl
-12:
-    .set place, 0
-    .rept 32
-    mov [rdi + place], rax
-    .set place, place + 8
-    .endr
-    add rdi, 256
-    dec rcx
-    jnz 12b
-13: mov ecx, edx
-    and edx, 63
-    shr ecx, 6
-    jz 3f
-2:
-    .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
-    mov [rdi + \offset], rax
-    .endr
-    add rdi, 64
-    dec ecx
-    jnz 2b
+    bulk_blocks filled
 3:  cmp edx, 16
     jb 6f
     mov [rdi + rdx - 16], rax

@@ -269,8 +269,6 @@ impl core::iter::Sum for CallCounts {
 /// What the processor can do, found at boot.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
-    /// RDFSBASE and its relatives are enabled.
-    pub fsgsbase: bool,
     /// RDRAND.
     pub rdrand: bool,
     /// State components enabled in XCR0.
@@ -292,7 +290,7 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
 
 static FEATURES: Once<Features> = Once::new();
 
-// Those that a switch between threads asks for.
+// Those that a switch between threads asks for: RDFSBASE and its relatives are enabled; XSAVEOPT.
 static HAS_FSGSBASE: AtomicBool = AtomicBool::new(false);
 static HAS_XSAVEOPT: AtomicBool = AtomicBool::new(false);
 
@@ -352,7 +350,6 @@ pub fn init(index: usize) -> Result<(), &'static str> {
     HAS_FSGSBASE.store(fsgsbase, Ordering::Relaxed);
     HAS_XSAVEOPT.store(__cpuid_count(0xd, 1).eax & 1 != 0, Ordering::Relaxed);
     FEATURES.call_once(|| Features {
-        fsgsbase,
         rdrand: leaf1.ecx & 1 << 30 != 0,
         xfeatures: enabled.bits(),
         xsave_size,
@@ -414,7 +411,7 @@ pub fn info(count: usize, tsc_khz: u64) -> CpuInfo {
     CpuInfo {
         count,
         hwcap: u64::from(features.leaf1_edx),
-        hwcap2: if features.fsgsbase { HWCAP2_FSGSBASE } else { 0 },
+        hwcap2: if has(&HAS_FSGSBASE) { HWCAP2_FSGSBASE } else { 0 },
         xsave_size: features.xsave_size,
         xfeatures: features.xfeatures,
         tsc_khz,

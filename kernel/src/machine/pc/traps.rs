@@ -796,19 +796,16 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
         }
         // A program that traces itself by single steps is not followed into the kernel.
         1 if is_step_into_stub(regs) => regs.rflags &= !TRAP_FLAG,
-        14 => {
+        // A general protection fault is XRSTOR's, of what an application has written.
+        13 | 14 => {
             let address = fault_address();
-            let fault = PageFault::new(address, error);
-            if !trap::kernel_page_fault(&fault) {
-                match recovery(regs.rip) {
-                    Some(target) => regs.rip = target,
-                    None => crate::panic::fatal_exception(vector, error, address, regs),
-                }
+            if vector == 14 && trap::kernel_page_fault(&PageFault::new(address, error)) {
+                return;
             }
-        }
-        // XRSTOR, of what an application has written.
-        13 if recovery(regs.rip).is_some() => {
-            regs.rip = recovery(regs.rip).unwrap_or(regs.rip);
+            match recovery(regs.rip) {
+                Some(target) => regs.rip = target,
+                None => crate::panic::fatal_exception(vector, error, address, regs),
+            }
         }
         _ => crate::panic::fatal_exception(vector, error, fault_address(), regs),
     }
