@@ -19,12 +19,23 @@ mod rewriting;
 mod specialised;
 mod threaded;
 
-use std::{fs, process::ExitCode};
+use std::{
+    env, fs, io,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 use hx_tests::{expected::ExpectedFailures, repository};
 use libtest_mimic::{Arguments, Trial};
 
+/// SIGPIPE, which Rust's runtime ignores, and has its default action in what it starts.
+const SIGPIPE: u64 = 1 << 12;
+
 fn main() -> ExitCode {
+    if let Err(error) = stop_ignoring_signals() {
+        eprintln!("signals are ignored: {error}");
+        return ExitCode::FAILURE;
+    }
     let mut arguments = Arguments::from_args();
     // Each guest keeps one CPU busy, and QEMU's own threads another.
     arguments.test_threads.get_or_insert(2);
@@ -37,18 +48,33 @@ fn main() -> ExitCode {
     }
 }
 
+/// Starts this program again where whoever started it ignores signals, as nohup does: native programs
+/// would inherit that, and guests do not.
+fn stop_ignoring_signals() -> io::Result<()> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    if ignored.is_none_or(|mask| mask & !SIGPIPE == 0) {
+        return Ok(());
+    }
+    let mut again = Command::new("env");
+    again.arg("--default-signal").arg(env::current_exe()?).args(env::args_os().skip(1));
+    Err(again.exec())
+}
+
 fn trials() -> Result<Vec<Trial>, String> {
     host::require()?;
     let list = repository().join("tests/expected-failures.txt");
     let list = fs::read_to_string(&list).map_err(|error| format!("{list:?}: {error}"))?;
     let expected = ExpectedFailures::parse(&list);
-    let mut trials = linux_bins::trials(&expected)?;
+    // First, because one of them builds a kernel, and the others go on meanwhile.
+    let mut trials = rewriting::trials(&expected);
+    trials.extend(linux_bins::trials(&expected)?);
     trials.extend(real::trials(&expected)?);
     trials.extend(processes::trials(&expected));
     trials.extend(threaded::trials(&expected));
     trials.extend(core_files::trials(&expected));
     trials.extend(network::trials(&expected));
-    trials.extend(rewriting::trials(&expected));
     trials.extend(specialised::trials(&expected)?);
     trials.extend(bad_input::trials(&expected));
     trials.extend(large::trials(&expected));
