@@ -289,7 +289,6 @@ fn build(
         {
             needed.extend(shell.add(tree, &mut image, &environment)?);
         }
-        inputs.extend(locales::add(tree, &mut image, &needed, &settings.env)?);
     }
     // What is needed was followed through links, all of which are in the image. Directories change
     // with every file that is created in them, and say nothing.
@@ -309,6 +308,13 @@ fn build(
         add_packages(settings, &mut image, &additions)?;
         if wants_own {
             certificates::add(tree, &mut image, &needed)?;
+            // After the packages: a locale is a guess, and does not bring the package that it belongs to.
+            let locales = locales::add(tree, &mut image, &needed, &settings.env)?;
+            let files = image.iter().filter(is_file).map(|(path, _)| path);
+            let is_locale =
+                |path: &&Path| locales.as_ref().is_some_and(|dir| path.starts_with(dir));
+            inputs.extend(files.filter(is_locale).map(Path::to_path_buf));
+            inputs.extend(locales);
         }
         inputs.extend([packages::STATUS, SHELLS].map(PathBuf::from));
         // dpkg does not say when the administrator edits a package's settings.
