@@ -88,6 +88,10 @@ const ACCEPT_TIMEOUT_NS: u64 = 63_000_000_000;
 /// full segments are acknowledged at once.
 const ACK_DELAY: Duration = Duration::from_millis(40);
 
+/// As [`ACK_DELAY`] within the machine, and there only where the application answers what it reads: an
+/// answer is not long in coming, and a writer with Nagle's algorithm is not kept waiting.
+const LOOPBACK_ACK_DELAY: Duration = Duration::from_micros(500);
+
 /// How long data may go without an answer: fifteen retransmissions (`tcp_retries2`).
 const RETRANSMIT_TIMEOUT_NS: u64 = 924_000_000_000;
 
@@ -137,6 +141,10 @@ pub struct Core {
     started_ns: u64,
     /// When something came from the peer last, or the first of what it has not acknowledged was given.
     pub heard_ns: u64,
+    /// When the first data came that the application has sent nothing after.
+    unanswered_ns: Option<u64>,
+    is_loopback: bool,
+    spare: Arc<SpareSockets>,
     /// Options.
     pub options: TcpOptions,
 }
@@ -207,8 +215,7 @@ impl Buffers {
     }
 
     /// A buffer of so many bytes, or of fewer where memory lies in small pieces.
-    fn make(self, size: usize) -> Result<SocketBuffer<'static>, Errno> {
-        let mut size = size.min(self.limit);
+    fn make(mut size: usize) -> Result<SocketBuffer<'static>, Errno> {
         loop {
             let mut buffer = Vec::new();
             if buffer.try_reserve_exact(size).is_ok() {
@@ -223,6 +230,55 @@ impl Buffers {
     }
 }
 
+/// Sockets of past connections for further ones: their buffers cost neither memory to be found nor zeros
+/// to be written.
+#[derive(Default)]
+pub struct SpareSockets(Mutex<Vec<(SocketSet<'static>, SocketHandle)>>);
+
+impl SpareSockets {
+    /// So many are kept.
+    const MOST: usize = 8;
+
+    /// Buffers of more bytes are not.
+    const LARGEST: usize = 64 << 10;
+
+    /// A socket that is to be set up and to listen or to connect, which makes smoltcp forget the past.
+    fn take(&self, receive: usize, send: usize) -> Option<(SocketSet<'static>, SocketHandle)> {
+        let mut all = self.0.lock();
+        let at = all.iter().rposition(|(sockets, handle)| {
+            let socket = sockets.get::<Socket<'_>>(*handle);
+            socket.recv_capacity() == receive && socket.send_capacity() == send
+        })?;
+        Some(all.swap_remove(at))
+    }
+
+    fn keep(&self, sockets: SocketSet<'static>, handle: SocketHandle) {
+        let socket = sockets.get::<Socket<'_>>(handle);
+        let memory = platform().memory_info();
+        let is_plenty = memory.free_frames > memory.total_frames / 4;
+        if is_plenty && socket.recv_capacity().max(socket.send_capacity()) <= Self::LARGEST {
+            let mut all = self.0.lock();
+            if all.len() < Self::MOST {
+                all.push((sockets, handle));
+            }
+        }
+    }
+
+    /// Frees them all.
+    pub fn clear(&self) {
+        let all = core::mem::take(&mut *self.0.lock());
+        drop(all);
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        let mut sockets = core::mem::replace(&mut self.sockets, SocketSet::new(Vec::new()));
+        sockets.get_mut::<Socket<'_>>(self.handle).abort();
+        self.spare.keep(sockets, self.handle);
+    }
+}
+
 impl Core {
     /// A closed socket with the given options.
     ///
@@ -233,26 +289,33 @@ impl Core {
         options: TcpOptions,
         start: &Start,
         link: LinkId,
+        spare: &Arc<SpareSockets>,
     ) -> Result<Self, Errno> {
         let wanted = |wanted: Option<u32>, default: usize| {
             wanted.map_or(default, |wanted| (wanted as usize).clamp(2048, 4 << 20))
         };
-        let receive = buffers.make(wanted(options.receive_buffer, buffers.receive))?;
-        let send = buffers.make(wanted(options.send_buffer, buffers.send))?;
-        let mut socket = Socket::new(receive, send);
+        let receive = wanted(options.receive_buffer, buffers.receive).min(buffers.limit);
+        let send = wanted(options.send_buffer, buffers.send).min(buffers.limit);
+        let (mut sockets, handle) = match spare.take(receive, send) {
+            Some(spare) => spare,
+            None => {
+                let socket = Socket::new(Buffers::make(receive)?, Buffers::make(send)?);
+                let mut sockets = SocketSet::new(Vec::with_capacity(1));
+                let handle = sockets.add(socket);
+                (sockets, handle)
+            }
+        };
+        let socket = sockets.get_mut::<Socket<'_>>(handle);
         socket.set_tsval_generator(Some(timestamp));
         if link == LinkId::Card {
             socket.set_congestion_control(CongestionControl::Reno);
             socket.set_ack_delay(Some(ACK_DELAY));
         } else {
-            // Nothing is gained by waiting for an answer to go along with.
+            socket.set_congestion_control(CongestionControl::None);
             socket.set_ack_delay(None);
         }
-        if matches!(start, Start::Connect) {
-            socket.set_timeout(Some(Duration::from_secs(CONNECT_TIMEOUT_S)));
-        }
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
+        let connects = matches!(start, Start::Connect);
+        socket.set_timeout(connects.then(|| Duration::from_secs(CONNECT_TIMEOUT_S)));
         let now_ns = platform().monotonic_ns();
         let mut core = Self {
             sockets,
@@ -273,6 +336,9 @@ impl Core {
             inode: 0,
             started_ns: now_ns,
             heard_ns: now_ns,
+            unanswered_ns: None,
+            is_loopback: link == LinkId::Loopback,
+            spare: spare.clone(),
             options,
         };
         core.apply_options();
@@ -298,6 +364,33 @@ impl Core {
         let interval = Duration::from_secs(u64::from(options.keep_idle_s));
         socket.set_keep_alive(options.keep_alive.then_some(interval));
         socket.set_hop_limit((options.hop_limit != 0).then_some(options.hop_limit));
+    }
+
+    /// Notes that data has come.
+    pub fn has_come(&mut self, now_ns: u64) {
+        self.unanswered_ns.get_or_insert(now_ns);
+    }
+
+    /// Notes that the application sends. Where that answers what has come just before, the next
+    /// acknowledgement waits for an answer to go along with (Linux's "pingpong" mode).
+    pub fn answers(&mut self, now_ns: impl FnOnce() -> u64) {
+        if let Some(since) = self.unanswered_ns.take()
+            && self.is_loopback
+            && self.peek().ack_delay().is_none()
+            && now_ns() - since < LOOPBACK_ACK_DELAY.total_micros() * 1000
+        {
+            self.socket().set_ack_delay(Some(LOOPBACK_ACK_DELAY));
+        }
+    }
+
+    /// A deadline has come: where an acknowledgement has waited in vain, the next do not.
+    pub fn is_late(&mut self, now_ns: u64) {
+        if self.is_loopback
+            && let Some(since) = self.unanswered_ns
+            && now_ns - since >= LOOPBACK_ACK_DELAY.total_micros() * 1000
+        {
+            self.socket().set_ack_delay(None);
+        }
     }
 
     /// TCP's state.

@@ -28,10 +28,7 @@ use crate::platform::platform;
 const LOOPBACK_MTU: usize = 65_535;
 
 /// Packet buffers of the loopback interface that are kept for the next packets.
-const SPARE_BUFFERS: usize = 16;
-
-/// Larger buffers are not kept.
-const SPARE_CAPACITY: usize = 16 << 10;
+const SPARE_BUFFERS: usize = 8;
 
 /// Packets that may wait on the loopback interface; more are lost, as from a card's full queue.
 const LOOPBACK_QUEUE: usize = 1024;
@@ -42,14 +39,43 @@ pub fn instant(ns: u64) -> Instant {
     Instant::from_micros((ns / 1000) as i64)
 }
 
+/// A packet on the loopback interface. Its buffer may be longer, so that the next packet needs no zeros.
+#[derive(Debug, Default)]
+pub struct Looped {
+    buffer: Vec<u8>,
+    len: usize,
+}
+
+impl Looped {
+    fn resize(&mut self, len: usize) -> &mut [u8] {
+        if self.buffer.len() < len {
+            self.buffer.resize(len, 0);
+        }
+        self.len = len;
+        &mut self.buffer[..len]
+    }
+
+    /// The packet.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl From<Vec<u8>> for Looped {
+    fn from(buffer: Vec<u8>) -> Self {
+        Self { len: buffer.len(), buffer }
+    }
+}
+
 /// What carries packets.
 pub enum Carrier {
     /// Packets come back.
     Loopback {
         /// Those that have not come back yet.
-        queue: VecDeque<Vec<u8>>,
+        queue: VecDeque<Looped>,
         /// Buffers for more.
-        spare: Vec<Vec<u8>>,
+        spare: Vec<Looped>,
     },
     /// A network card.
     Card {
@@ -220,7 +246,7 @@ impl Link {
         match &mut self.carrier {
             Carrier::Loopback { queue, .. } => {
                 if queue.len() < LOOPBACK_QUEUE {
-                    queue.push_back(core::mem::take(&mut self.reply));
+                    queue.push_back(core::mem::take(&mut self.reply).into());
                 }
             }
             Carrier::Card { device, is_unflushed, .. } => {
@@ -287,7 +313,7 @@ impl Link {
     }
 
     /// The next packet of the loopback interface.
-    pub fn next_looped(&mut self) -> Option<Vec<u8>> {
+    pub fn next_looped(&mut self) -> Option<Looped> {
         match &mut self.carrier {
             Carrier::Loopback { queue, .. } => queue.pop_front(),
             Carrier::Card { .. } => None,
@@ -295,13 +321,11 @@ impl Link {
     }
 
     /// Takes a packet's buffer back.
-    pub fn recycle(&mut self, mut buffer: Vec<u8>) {
+    pub fn recycle(&mut self, packet: Looped) {
         if let Carrier::Loopback { spare, .. } = &mut self.carrier
             && spare.len() < SPARE_BUFFERS
-            && buffer.capacity() <= SPARE_CAPACITY
         {
-            buffer.clear();
-            spare.push(buffer);
+            spare.push(packet);
         }
     }
 
@@ -310,7 +334,7 @@ impl Link {
         if let Carrier::Loopback { queue, .. } = &mut self.carrier
             && queue.len() < LOOPBACK_QUEUE
         {
-            queue.push_back(packet);
+            queue.push_back(packet.into());
         }
     }
 
@@ -494,10 +518,9 @@ impl TxToken for Slot<'_> {
         match self.carrier {
             Carrier::Loopback { queue, spare } => {
                 *self.packets += 1;
-                let mut buffer = spare.pop().unwrap_or_default();
-                buffer.resize(len, 0);
-                let result = f(&mut buffer);
-                queue.push_back(buffer);
+                let mut packet = spare.pop().unwrap_or_default();
+                let result = f(packet.resize(len));
+                queue.push_back(packet);
                 result
             }
             Carrier::Card { device, offloads, is_unflushed } => {

@@ -29,7 +29,9 @@ use smoltcp::{socket::tcp::State, time::Instant};
 
 use super::{
     address::{Endpoint, is_loopback, mapped_bits},
-    connection::{Buffers, Connection, Core, LinkId, Listener, Snapshot, Start, TcpOptions},
+    connection::{
+        Buffers, Connection, Core, LinkId, Listener, Snapshot, SpareSockets, Start, TcpOptions,
+    },
     device::{Interrupts, NetworkDevice, Progress, ReceivedChecksum},
     fragments::Fragments,
     icmp::{ErrorReport, IcmpTable},
@@ -129,6 +131,7 @@ struct Tables {
     sweep_at: usize,
     time_wait: VecDeque<Weak<Connection>>,
     fragments: Fragments,
+    spare: Arc<SpareSockets>,
     udp: Arc<UdpTable>,
     icmp: Arc<IcmpTable>,
     /// The card's addresses.
@@ -198,6 +201,7 @@ impl Stack {
                     sweep_at: 0,
                     time_wait: VecDeque::new(),
                     fragments: Fragments::default(),
+                    spare: Arc::default(),
                     udp: udp.clone(),
                     icmp: icmp.clone(),
                     addresses: configuration.addresses.clone(),
@@ -349,7 +353,7 @@ impl Stack {
             }
             tables.remove(&old);
         }
-        let mut core = Core::new(tables.buffers()?, options, &Start::Connect, link)?;
+        let mut core = Core::new(tables.buffers()?, options, &Start::Connect, link, &tables.spare)?;
         let own = inner.link(link).ok_or(Errno::ENETUNREACH)?;
         core.socket()
             .connect(
@@ -515,6 +519,9 @@ impl Tables {
     fn buffers(&mut self) -> Result<Buffers, Errno> {
         loop {
             let buffers = Buffers::fitting(self.flows.len(), platform().memory_info());
+            if buffers.is_err() {
+                self.spare.clear();
+            }
             match self.time_wait.pop_front() {
                 Some(oldest) if buffers.is_err() => self.forget(&oldest),
                 Some(oldest) => {
@@ -755,6 +762,9 @@ impl Tables {
         core.heard_ns = now_ns;
         link.deliver(now, frame, Some(&mut core));
         let after = core.snapshot();
+        if after.receive_queue > before.receive_queue {
+            core.has_come(now_ns);
+        }
         // A mere acknowledgement of everything: there is nothing to answer, and nothing to send.
         let is_open = before.state == State::Established && after.state == State::Established;
         if is_open && after.send_queue == 0 && flags == flag::ACK && packet.has_bare_tcp_header() {
@@ -860,7 +870,7 @@ impl Tables {
             if listener.half_open.load(Ordering::Relaxed) > FEW_HALF_OPEN {
                 buffers.limit = buffers.limit.min(FLOOD_BUFFER);
             }
-            Core::new(buffers, options, &start, link)
+            Core::new(buffers, options, &start, link, &self.spare)
         });
         let Ok(mut core) = core else { return Admission::Full };
         let endpoint = (smoltcp::wire::IpAddress::from(local.addr), local.port);
@@ -1037,9 +1047,9 @@ impl Inner {
             && let Some(packet) = loopback.next_looped()
         {
             *budget -= 1;
-            loopback.count_received(packet.len());
-            let valid = ReceivedChecksum::Valid;
-            tables.receive(loopback, LinkId::Loopback, now_ns, &packet, &packet, valid);
+            let (bytes, valid) = (packet.bytes(), ReceivedChecksum::Valid);
+            loopback.count_received(bytes.len());
+            tables.receive(loopback, LinkId::Loopback, now_ns, bytes, bytes, valid);
             loopback.send_reply();
             loopback.recycle(packet);
         }
@@ -1056,6 +1066,7 @@ impl Inner {
             let mut core = connection.core.lock();
             if core.scheduled_ns == at_ns {
                 core.scheduled_ns = core::mem::replace(&mut core.later_ns, u64::MAX);
+                core.is_late(now_ns);
                 tables.mark_dirty(&connection, &mut core);
             }
         }

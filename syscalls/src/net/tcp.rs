@@ -259,6 +259,7 @@ impl TcpSocket {
         while !rest.is_empty() {
             let holds_back = {
                 let mut core = connection.core.lock();
+                core.answers(|| crate::platform::platform().monotonic_ns());
                 if core.peek().send_queue() == 0 {
                     core.heard_ns = crate::platform::platform().monotonic_ns();
                 }
