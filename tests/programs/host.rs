@@ -169,6 +169,17 @@ pub(crate) fn compare(task: &Task) -> Result<(), String> {
     ours.compare(&native)
 }
 
+/// As [`compare`]; gives what hermit-run's JSON has under `name`, if that is a number.
+pub(crate) fn compare_for(task: &Task, name: &str) -> Result<Option<usize>, String> {
+    let json = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    let mut task = task.clone();
+    task.options.extend(["--json".into(), json.path().to_string_lossy().into_owned()]);
+    compare(&task)?;
+    let json = fs::read_to_string(json.path()).map_err(|error| error.to_string())?;
+    let number = |rest: &str| rest.split([',', '}']).next()?.trim().parse().ok();
+    Ok(json.split_once(&format!("\"{name}\":")).and_then(|(_, rest)| number(rest)))
+}
+
 fn empty_folder() -> Result<PathBuf, String> {
     let path = build_folder().join("empty");
     fs::create_dir_all(&path).map_err(|error| format!("{path:?}: {error}"))?;

@@ -1,11 +1,12 @@
-//! A program of 100 MiB: its pages are mapped from the image, and none is copied.
+//! A program of 100 MiB: its pages are mapped from the image, and none is copied. And how small an image
+//! can be.
 
 use std::{fs, path::PathBuf, process::Command};
 
 use hx_tests::{build_folder, expected::ExpectedFailures};
 use libtest_mimic::Trial;
 
-use crate::host::{Task, compare};
+use crate::host::{Task, compare, compare_for};
 
 /// Read-only data of the program and of its library: one in the fifty pages of each is touched, or
 /// each one.
@@ -38,7 +39,17 @@ int main(int argc, char **argv) {
 pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     let cases = [("some-pages", "50"), ("all-pages", "1")];
     let trial = |(name, step)| expected.trial(format!("large::{name}"), move || run(step));
-    cases.into_iter().map(trial).collect()
+    let mut trials: Vec<Trial> = cases.into_iter().map(trial).collect();
+    trials.push(expected.trial("large::static-image".to_owned(), static_image));
+    trials
+}
+
+/// A static program comes alone, without glibc's package.
+fn static_image() -> Result<(), String> {
+    let busybox = "/bin/busybox";
+    let size = fs::metadata(busybox).map_err(|error| format!("{busybox}: {error}"))?.len() as usize;
+    let image = compare_for(&Task::new([busybox, "true"]), "image_bytes")?.ok_or("no size")?;
+    if image < 2 * size { Ok(()) } else { Err(format!("{image} bytes for a program of {size}")) }
 }
 
 /// It must run as natively. What is clean is given back by nobody, so that pages that were copied

@@ -8,7 +8,7 @@ use std::fs;
 use hx_tests::{build_folder, expected::ExpectedFailures, outcome::Input, source::Source};
 use libtest_mimic::Trial;
 
-use crate::host::{Task, hermix, native};
+use crate::host::{Task, compare_for, hermix};
 
 /// Programs of `tests/linux-bins/`: name, variant and the most calls that the kernel may have; those
 /// that are not known to be reached for `None`.
@@ -54,20 +54,10 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Result<Vec<Trial>, String> 
     Ok(trials)
 }
 
-/// The number after a word in a JSON object.
-fn number(json: &str, name: &str) -> Option<usize> {
-    let (_, rest) = json.split_once(&format!("\"{name}\":"))?;
-    rest.split([',', '}']).next()?.trim().parse().ok()
-}
-
 /// Runs natively and on a kernel of its own.
 fn runs_alike(task: &mut Task, most: Option<usize>) -> Result<(), String> {
-    let json = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-    let path = json.path().to_string_lossy().into_owned();
-    task.options = vec!["--specialise".into(), "--json".into(), path.clone()];
-    hermix(task)?.compare(&native(task)?)?;
-    let json = fs::read_to_string(&path).map_err(|error| error.to_string())?;
-    let calls = number(&json, "kernel_calls").ok_or("the full kernel was used")?;
+    task.options = vec!["--specialise".into()];
+    let calls = compare_for(task, "kernel_calls")?.ok_or("the full kernel was used")?;
     match most {
         Some(most) if calls > most => Err(format!("a kernel with {calls} calls")),
         _ => Ok(()),
