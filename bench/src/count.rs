@@ -27,6 +27,9 @@ pub(crate) struct Counter {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts(BTreeMap<u64, u64>);
 
+/// What all that is not the kernel's counts as.
+pub(crate) const APPLICATION: &str = "the application";
+
 impl Counter {
     /// Builds the plugin in `folder`.
     ///
@@ -99,7 +102,7 @@ impl Counts {
     }
 
     /// Instructions by function of the kernel at `kernel`; everything below the kernel's half is
-    /// `the application`. The largest first.
+    /// [`APPLICATION`]. The largest first.
     ///
     /// # Errors
     /// Where the symbols cannot be read.
@@ -120,7 +123,7 @@ impl Counts {
         let mut functions: BTreeMap<String, u64> = BTreeMap::new();
         for (address, count) in &self.0 {
             let name = match symbols.range(..=address).next_back() {
-                _ if *address < 1 << 47 => "the application",
+                _ if *address < 1 << 47 => APPLICATION,
                 Some((_, name)) => name,
                 None => "unknown",
             };

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use self::sides::{Side, Sides, Task};
-use crate::count::Counter;
+use crate::count::{APPLICATION, Counter};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -322,7 +322,7 @@ impl Bench<'_> {
     /// Guest instructions of a redis GET, with a profile of Hermix'.
     fn instructions(&self, report: &mut Report) -> Result<()> {
         for (connections, pipeline) in [("30", "1"), ("30", "16")] {
-            let mut by_side = BTreeMap::new();
+            let (mut by_side, mut own) = (BTreeMap::new(), BTreeMap::new());
             for side in self.order.iter().filter(|side| **side != Side::Native) {
                 let port = sides::free_port()?;
                 let counter = Counter::new(self.folder)?;
@@ -338,15 +338,23 @@ impl Bench<'_> {
                 let spent = counter.read()?.since(&before);
                 let each = f64::from(requests);
                 by_side.insert(side.name(), spent.total() as f64 / each);
-                if *side == Side::Hermix && pipeline == "1" {
+                if *side == Side::Hermix {
                     let functions = spent.by_function(self.sides.kernel())?;
-                    let functions = functions.into_iter().take(self.options.functions);
-                    report.profile =
+                    let functions = functions.into_iter();
+                    let mut functions: Vec<_> =
                         functions.map(|(name, count)| (name, count as f64 / each)).collect();
+                    let application = functions.iter().find(|(name, _)| name == APPLICATION);
+                    own.extend(application.map(|(_, count)| (side.name(), *count)));
+                    if pipeline == "1" {
+                        functions.truncate(self.options.functions);
+                        report.profile = functions;
+                    }
                 }
             }
             let what = format!("instructions of a redis GET, 30, pipeline {pipeline}");
             report.lines.push(Line { what, unit: "", by_side });
+            let what = "of these redis' own, on either side".to_owned();
+            report.lines.push(Line { what, unit: "", by_side: own });
         }
         Ok(())
     }
