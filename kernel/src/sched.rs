@@ -354,14 +354,15 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     let per_cpu = &target.sched;
     let priority = thread.priority();
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    let (key, len) = per_cpu.push(thread, end);
+    let now_tsc = machine::tsc();
+    let (key, len) = per_cpu.push(thread, end, now_tsc);
     let preempts = if priority > 0 {
         let current = per_cpu.current.load(Ordering::Relaxed);
         // SAFETY: not followed unless it is this processor's own.
         index != machine::this_cpu().index
             || unsafe { current.as_ref() }.is_none_or(|current| priority > current.priority())
     } else {
-        per_cpu.timeline.makes_way_for(key, machine::tsc())
+        per_cpu.timeline.makes_way_for(key, now_tsc)
     };
     if index == machine::this_cpu().index {
         end_slice_in_time();
@@ -390,7 +391,7 @@ fn call_helper(affinity: u64) {
 /// do for the timer, the switch does.
 fn requeue(thread: Arc<KernelThread>, end: End) {
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    machine::this_cpu().sched.push(thread, end);
+    machine::this_cpu().sched.push(thread, end, machine::tsc());
     call_helper(affinity);
 }
 
@@ -410,8 +411,16 @@ fn end_slice_in_time() {
 }
 
 impl PerCpu {
+    /// Lets time pass up to now.
+    fn advance(&self, now_tsc: u64) {
+        // Where real-time threads alone wait, it is the key of one that waited before: no harm.
+        let waits = self.queued.load(Ordering::Relaxed) != 0;
+        self.timeline.advance(waits.then(|| self.first.load(Ordering::Relaxed)), now_tsc);
+    }
+
     /// Puts a thread into the queue. Gives its key, and how many there are now.
-    fn push(&self, thread: Arc<KernelThread>, end: End) -> (u64, usize) {
+    fn push(&self, thread: Arc<KernelThread>, end: End, now_tsc: u64) -> (u64, usize) {
+        self.advance(now_tsc);
         let key = thread.share.join(thread.used_ticks(), &self.timeline);
         let mut queue = self.queue.lock();
         queue.push(thread, end);
@@ -633,6 +642,7 @@ pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
     thread.handle.call_once(|| Arc::new(Handle(kernel_thread.clone())) as Arc<dyn ThreadHandle>);
     let cpu = choose_cpu(&kernel_thread);
     if let Some(target) = machine::cpu(cpu) {
+        target.sched.advance(machine::tsc());
         kernel_thread.share.begin(&target.sched.timeline);
     }
     enqueue(kernel_thread, cpu, End::Back);
@@ -715,8 +725,12 @@ fn install(next: Arc<KernelThread>) -> u64 {
         machine::set_fs_base(context.fs_base);
         machine::set_gs_base(context.gs_base);
         machine::set_kernel_stack(next.stack_top);
-        // A process that is ending has none any more.
-        thread.process.with_memory(|memory| memory.page_table().activate());
+        // What ran last may be a thread of the same process: its memory is in place. A process that is
+        // ending has none any more.
+        let last = try_current().and_then(KernelThread::thread);
+        if last.is_none_or(|last| !Arc::ptr_eq(&last.process, &thread.process)) {
+            thread.process.with_memory(|memory| memory.page_table().activate());
+        }
         if is_new_here {
             thread.note_preempted();
         }
@@ -726,18 +740,23 @@ fn install(next: Arc<KernelThread>) -> u64 {
         }
         cpu.set_identity(context.identity.values);
     }
-    let now_tsc = machine::tsc();
-    next.renew_slice(now_tsc);
+    next.start_slice(machine::tsc());
     if cpu.sched.queued.load(Ordering::Relaxed) != 0 {
         end_slice_in_time();
     }
-    let is_ordinary = next.priority() == 0 && next.thread().is_some();
-    cpu.sched.timeline.run(is_ordinary.then_some(&next.share), now_tsc);
     cpu.sched.current.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
     rsp
 }
 
 impl KernelThread {
+    /// The thread, which has been taken off a queue, runs here from `now_tsc` on.
+    fn start_slice(&self, now_tsc: u64) {
+        self.renew_slice(now_tsc);
+        let is_ordinary = self.priority() == 0 && self.thread().is_some();
+        let timeline = &machine::this_cpu().sched.timeline;
+        timeline.run(is_ordinary.then_some(&self.share), now_tsc);
+    }
+
     /// The thread, which runs here, may go on for a whole slice from `now_tsc` on.
     fn renew_slice(&self, now_tsc: u64) {
         let end = now_tsc.saturating_add(self.slice_ticks.load(Ordering::Relaxed));
@@ -881,19 +900,20 @@ pub fn park(deadline_ns: Option<u64>) {
     if this.parking.take_token() {
         return;
     }
-    let this_arc = current_arc();
     // The thread may go on on another processor.
     let home = &machine::this_cpu().sched;
-    let key = deadline_ns.map(|deadline| (deadline, Arc::as_ptr(&this_arc) as usize));
+    let key = deadline_ns.map(|deadline| (deadline, core::ptr::from_ref(this) as usize));
     if let Some(key) = key {
-        home.sleepers.lock().insert(key, this_arc.clone());
+        home.sleepers.lock().insert(key, current_arc());
         machine::this_cpu().note_work(CpuWork::TIMER);
     }
-    this_arc.fulfil(this.parking.park());
+    if this.parking.park() == Duty::Queue {
+        current_arc().fulfil(Duty::Queue);
+    }
     loop {
         match next_thread_or_event() {
-            Some(next) if Arc::ptr_eq(&next, &this_arc) => {
-                this.renew_slice(machine::tsc());
+            Some(next) if core::ptr::eq(Arc::as_ptr(&next), this) => {
+                this.start_slice(machine::tsc());
                 if !this.may_run_on(machine::this_cpu().index) {
                     machine::this_cpu().note_work(CpuWork::INTERRUPTED);
                 }
@@ -903,7 +923,11 @@ pub fn park(deadline_ns: Option<u64>) {
                 switch_to(next, PreviousThread::GoesOn);
                 break;
             }
-            None => idle(),
+            None => {
+                // Nobody need make way until it goes on.
+                home.timeline.idle();
+                idle();
+            }
         }
     }
     if let Some(key) = key {

@@ -6,8 +6,9 @@
 //! idea and the terms are those of Linux' CFS (`Documentation/scheduler/sched-design-CFS.rst`).
 //!
 //! Virtual times of different processors have nothing to do with each other. A thread that joins a
-//! queue is brought into the neighbourhood of what ran there last: it keeps neither a claim from a long
-//! sleep nor a debt from a time when nobody else wanted the processor.
+//! queue is brought into the neighbourhood of those that are there: it keeps neither a claim from a long
+//! sleep nor a debt from a time when nobody else wanted the processor. Where that is, the *floor*, is the
+//! least virtual time of those that run or wait, and never goes back (`min_vruntime`).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,7 +68,8 @@ impl Share {
         self.set_virtual_time(used, now);
     }
 
-    /// Where a new thread begins on this processor: with neither claim nor debt.
+    /// Where a new thread begins on this processor: with neither claim nor debt. Its maker runs here
+    /// perhaps, and has advanced the timeline.
     pub fn begin(&self, timeline: &Timeline) {
         self.set_virtual_time(0, timeline.floor.load(Ordering::Relaxed));
     }
@@ -112,7 +114,7 @@ fn weighted(used: u64, inverse: u64) -> u64 {
 pub struct Timeline {
     /// A millisecond in the unit of all times here.
     ms: AtomicU64,
-    /// The latest key of a thread that came to run.
+    /// The least virtual time of a thread that runs or waits, when that was last looked at.
     floor: AtomicU64,
     /// Key, start and inverse weight of the one that runs; weight 0 for one that never makes way.
     running_key: AtomicU64,
@@ -140,25 +142,42 @@ impl Timeline {
 
     /// A thread, or one outside these rules, begins to run at `now_is`.
     pub fn run(&self, share: Option<&Share>, now_is: u64) {
-        let Some(share) = share else { return self.running_inverse.store(0, Ordering::Relaxed) };
+        let Some(share) = share else { return self.idle() };
         let key = share.key();
-        if is_before(self.floor.load(Ordering::Relaxed), key) {
-            self.floor.store(key, Ordering::Relaxed);
-        }
         self.running_key.store(key, Ordering::Relaxed);
         self.running_since.store(now_is, Ordering::Relaxed);
         let inverse = share.inverse_weight.load(Ordering::Relaxed);
         self.running_inverse.store(inverse, Ordering::Relaxed);
     }
 
-    /// Whether what runs has to make way for a thread with `key`.
-    pub fn makes_way_for(&self, key: u64, now_is: u64) -> bool {
-        let ms = self.ms.load(Ordering::Relaxed);
+    /// Nothing runs from now on.
+    pub fn idle(&self) {
+        self.running_inverse.store(0, Ordering::Relaxed);
+    }
+
+    /// Virtual time of what runs; `None` where that is outside these rules.
+    #[inline]
+    fn now(&self, now_is: u64) -> Option<u64> {
         let inverse = self.running_inverse.load(Ordering::Relaxed);
         let ran = now_is.saturating_sub(self.running_since.load(Ordering::Relaxed));
         let running = self.running_key.load(Ordering::Relaxed);
-        let now = running.wrapping_add(weighted(ran, inverse));
-        inverse != 0 && is_before(key.wrapping_add(GRANULARITY * ms), now)
+        (inverse != 0).then(|| running.wrapping_add(weighted(ran, inverse)))
+    }
+
+    /// Brings the floor up to date; `first` is the key of the first thread that waits, where one does.
+    #[inline]
+    pub fn advance(&self, first: Option<u64>, now_is: u64) {
+        let Some(now) = self.now(now_is) else { return };
+        let least = first.filter(|first| is_before(*first, now)).unwrap_or(now);
+        if is_before(self.floor.load(Ordering::Relaxed), least) {
+            self.floor.store(least, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether what runs has to make way for a thread with `key`.
+    pub fn makes_way_for(&self, key: u64, now_is: u64) -> bool {
+        let ms = self.ms.load(Ordering::Relaxed);
+        self.now(now_is).is_some_and(|now| is_before(key.wrapping_add(GRANULARITY * ms), now))
     }
 }
 
@@ -177,18 +196,46 @@ mod tests {
         // Alone for a second.
         busy.join(0, &timeline);
         timeline.run(Some(&busy), 0);
-        assert!(timeline.makes_way_for(sleeper.join(0, &timeline), 1000 * MS));
-        // It is not further ahead than that, and the sleeper not further behind.
-        busy.join(1000 * MS, &timeline);
-        assert_eq!(busy.key(), DEBT * MS);
-        timeline.run(Some(&busy), 1000 * MS);
+        timeline.advance(None, 1000 * MS);
         let key = sleeper.join(0, &timeline);
-        assert_eq!(key, DEBT * MS - CLAIM * MS);
+        assert_eq!(key, (1000 - CLAIM) * MS);
         assert!(timeline.makes_way_for(key, 1000 * MS));
         // When it has computed for its claim and more, it waits like everybody.
+        busy.join(1000 * MS, &timeline);
+        timeline.run(Some(&busy), 1000 * MS);
         let key = sleeper.join(4 * MS, &timeline);
+        assert_eq!(key, 1001 * MS);
         assert!(!timeline.makes_way_for(key, 1000 * MS));
         assert!(timeline.makes_way_for(key, 1003 * MS));
+    }
+
+    #[test]
+    fn who_computed_while_nobody_waited_owes_little() {
+        let timeline = Timeline::default();
+        let busy = Share::default();
+        busy.join(0, &timeline);
+        timeline.run(Some(&busy), 0);
+        // Somebody has waited since the start: the floor stays with him.
+        timeline.advance(Some(0), 1000 * MS);
+        assert_eq!(busy.join(1000 * MS, &timeline), DEBT * MS);
+    }
+
+    #[test]
+    fn those_that_take_turns_do_not_preempt_each_other() {
+        let timeline = Timeline::default();
+        let (parent, child) = (Share::default(), Share::default());
+        parent.join(0, &timeline);
+        timeline.run(Some(&parent), 0);
+        // After a long time alone: the child begins where its maker is.
+        timeline.advance(None, 50 * MS);
+        child.begin(&timeline);
+        assert_eq!(child.virtual_time(0), 50 * MS);
+        assert!(!timeline.makes_way_for(child.join(0, &timeline), 50 * MS));
+        // Nobody runs: nobody makes way, and time does not pass.
+        timeline.idle();
+        assert!(!timeline.makes_way_for(0, 90 * MS));
+        timeline.advance(None, 90 * MS);
+        assert_eq!(timeline.floor.load(Ordering::Relaxed), 50 * MS);
     }
 
     #[test]
@@ -197,6 +244,7 @@ mod tests {
         let (parent, child) = (Share::default(), Share::default());
         parent.join(100 * MS, &timeline);
         timeline.run(Some(&parent), 0);
+        timeline.advance(None, 0);
         child.begin(&timeline);
         let key = child.join(0, &timeline);
         assert_eq!(key, parent.key());
