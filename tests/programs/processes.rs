@@ -3,10 +3,14 @@
 
 use std::time::Duration;
 
-use hx_tests::{expected::ExpectedFailures, outcome::Input, repository};
+use hx_tests::{
+    expected::ExpectedFailures,
+    outcome::{self, Input},
+    repository,
+};
 use libtest_mimic::Trial;
 
-use crate::host::{Task, compare, hermix, native};
+use crate::host::{Task, compare, hermix, hermix_invocation, native, native_invocation, scratch};
 
 /// What Debian calls essential is not in an image that does not ask for it.
 const TOOLS: &[&str] = &["coreutils", "diffutils", "findutils", "grep", "mawk", "sed", "tar"];
@@ -61,7 +65,23 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
         expected.trial(format!("processes::init-{name}"), move || with_init(script))
     };
     let init = [("forwards", FORWARDS), ("dies", "kill -9 $$")].into_iter().map(init);
-    SCRIPTS.iter().map(trial).chain(init).collect()
+    let terminal = expected.trial("processes::job-control".to_owned(), job_control);
+    SCRIPTS.iter().map(trial).chain(init).chain([terminal]).collect()
+}
+
+/// busybox' shell at a terminal, used by `scripts/job_control.py`.
+fn job_control() -> Result<(), String> {
+    let script = repository().join("tests/programs/scripts/job_control.py");
+    let mut task = Task::new(["busybox", "sh"]);
+    task.options = ["--memory", "64M"].map(str::to_owned).to_vec();
+    let folder = scratch(&task)?;
+    let runs = [native_invocation(&task, folder.path()), hermix_invocation(&task)?];
+    let [native, ours] = runs.map(|mut invocation| {
+        let driver = ["/usr/bin/python3".into(), script.clone().into_os_string()];
+        invocation.command.splice(0..0, driver);
+        outcome::run(&invocation, Duration::from_secs(120))
+    });
+    ours?.compare(&native?)
 }
 
 /// Leaves an orphan, which nobody but process 1 waits for, then has process 1 signalled.

@@ -7,6 +7,7 @@
 
 pub mod discipline;
 mod job;
+mod locked;
 
 use alloc::{
     boxed::Box,
@@ -24,6 +25,7 @@ pub use self::job::Terminals;
 use self::{
     discipline::{Discipline, Effects, Termios},
     job::Job,
+    locked::Locked,
 };
 use super::{File, Io, inode::Device, special::TTY_MAJOR};
 use crate::{
@@ -89,6 +91,8 @@ pub struct Tty {
 
 struct State {
     discipline: Discipline,
+    /// What of its attributes cannot be changed.
+    locked: Locked,
     /// Input that the discipline has no room for yet.
     backlog: VecDeque<u8>,
     window: linux::winsize,
@@ -129,6 +133,7 @@ impl Tty {
             this: this.clone(),
             state: Mutex::new(State {
                 discipline: Discipline::new(termios),
+                locked: Locked::default(),
                 backlog: VecDeque::new(),
                 window: linux::winsize {
                     ws_row: window.rows,
@@ -291,7 +296,8 @@ impl Tty {
         }
         let mut effects = Effects::default();
         let (before, flow) = {
-            let discipline = &mut self.state.lock().discipline;
+            let State { discipline, locked, .. } = &mut *self.state.lock();
+            locked.keep(discipline.termios(), &mut termios);
             let (before, was_stopped) = (*discipline.termios(), discipline.is_stopped());
             discipline.set_termios(termios, &mut effects);
             (before, (was_stopped, discipline.is_stopped()))
@@ -666,6 +672,17 @@ impl File for Tty {
                         _ => SetWhen::Flush,
                     },
                 )
+            }
+            ioctl::TIOCGLCKTRMIOS => {
+                let locked = self.state.lock().locked;
+                UserPtr::from(arg).write(&locked.0).map(|()| 0)
+            }
+            ioctl::TIOCSLCKTRMIOS => {
+                if !io.thread.credentials().is_capable(Capability::SYS_ADMIN) {
+                    return Err(Errno::EPERM);
+                }
+                self.state.lock().locked = Locked(UserPtr::from(arg).read()?);
+                Ok(0)
             }
             ioctl::TIOCGWINSZ => {
                 let window = self.state.lock().window;
