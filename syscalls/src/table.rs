@@ -236,6 +236,7 @@ macro_rules! calls {
 /// The families.
 #[rustfmt::skip] // One a line, so that families can be added side by side.
 const FAMILIES: &[&[Call]] = &[
+    crate::fs::aio::CALLS,
     crate::fs::attr::CALLS,
     crate::fs::copy::CALLS,
     crate::fs::dir::CALLS,
@@ -259,6 +260,7 @@ const FAMILIES: &[&[Call]] = &[
     crate::ipc::shm::CALLS,
     crate::mm::advice::CALLS,
     crate::mm::calls::CALLS,
+    crate::mm::foreign::CALLS,
     crate::mm::lock::CALLS,
     crate::net::CALLS,
     crate::task::clone::CALLS,

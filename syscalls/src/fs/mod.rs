@@ -7,6 +7,7 @@
 //!   a path.
 //! * [`Vfs`] is what all processes share: the root, and what the image says.
 
+pub mod aio;
 pub mod anon;
 mod at;
 pub(crate) mod attr;

@@ -95,7 +95,7 @@ fn open_at(ctx: &Ctx<'_>, fd: Fd, position: Position) -> Result<Arc<FileDescript
 }
 
 /// Offsets are signed: a transfer must not lead beyond the last one.
-fn check_range(offset: u64, len: usize) -> Result<(), Errno> {
+pub(super) fn check_range(offset: u64, len: usize) -> Result<(), Errno> {
     match offset.checked_add(len as u64) {
         Some(end) if end <= i64::MAX as u64 => Ok(()),
         _ => Err(Errno::EINVAL),
@@ -293,7 +293,7 @@ fn pwritev2(
 }
 
 /// The open file's flags with those of `RWF_*` for one call.
-fn with_call_flags(flags: u32, rwf: u32) -> Result<u32, Errno> {
+pub(super) fn with_call_flags(flags: u32, rwf: u32) -> Result<u32, Errno> {
     let known = linux::RWF_HIPRI
         | linux::RWF_DSYNC
         | linux::RWF_SYNC

@@ -314,7 +314,7 @@ impl AddressSpace {
     }
 
     /// The page at `addr`, faulted in for `access`.
-    fn page_for(&self, addr: UserAddr, access: Access) -> Option<Page> {
+    pub(super) fn page_for(&self, addr: UserAddr, access: Access) -> Option<Page> {
         let at = UserAddr(addr.0 & !(PAGE - 1));
         loop {
             self.handle_fault(addr, access).ok()?;

@@ -8,6 +8,7 @@ pub(crate) mod advice;
 pub(crate) mod calls;
 mod dump;
 mod fault;
+pub(crate) mod foreign;
 pub(crate) mod lock;
 mod mapping;
 mod report;

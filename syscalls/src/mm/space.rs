@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Errno,
-    fs::FileDescription,
+    fs::{FileDescription, aio::AioContexts},
     page::{OutOfMemory, PAGE_SIZE, Page},
     platform::{Frame, platform},
     sync::Mutex,
@@ -247,6 +247,8 @@ pub(super) struct Inner {
 pub struct AddressSpace {
     pub(super) table: Box<dyn PageTable>,
     pub(super) inner: Mutex<Inner>,
+    /// The contexts of asynchronous I/O, whose ids are addresses in it.
+    pub aio: AioContexts,
     this: Weak<Self>,
 }
 
@@ -280,7 +282,8 @@ impl AddressSpace {
 
     fn with(inner: Inner) -> Result<Arc<Self>, OutOfMemory> {
         let table = platform().new_page_table()?;
-        Ok(Arc::new_cyclic(|this| Self { table, inner: Mutex::new(inner), this: this.clone() }))
+        let (inner, aio) = (Mutex::new(inner), AioContexts::default());
+        Ok(Arc::new_cyclic(|this| Self { table, inner, aio, this: this.clone() }))
     }
 
     /// Its page table.

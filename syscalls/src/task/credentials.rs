@@ -5,7 +5,11 @@
 
 use alloc::{sync::Arc, vec::Vec};
 
+use core::sync::atomic::Ordering;
+
 use linux_raw_sys::general as linux;
+
+use super::Thread;
 
 /// One capability, by its number (`CAP_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,8 @@ impl Capability {
     pub const SETPCAP: Self = Self(linux::CAP_SETPCAP);
     /// Reading the kernel's messages.
     pub const SYSLOG: Self = Self(linux::CAP_SYSLOG);
+    /// Looking into any process.
+    pub const SYS_PTRACE: Self = Self(linux::CAP_SYS_PTRACE);
     /// Hanging up terminals.
     pub const SYS_TTY_CONFIG: Self = Self(linux::CAP_SYS_TTY_CONFIG);
     /// Restarting the machine.
@@ -122,4 +128,23 @@ impl Credentials {
     pub fn is_in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.contains(&gid)
     }
+}
+
+/// Whether `caller` may look into `target` and change it, going by real ids (`man 2 ptrace`, "Ptrace
+/// access mode checking", `PTRACE_MODE_ATTACH_REALCREDS`).
+#[must_use]
+pub fn may_trace(caller: &Thread, target: &Thread) -> bool {
+    /// `SUID_DUMP_USER`.
+    const DUMPABLE: u32 = 1;
+    if Arc::ptr_eq(&caller.process, &target.process) {
+        return true;
+    }
+    let (own, other) = (caller.credentials(), target.credentials());
+    if own.is_capable(Capability::SYS_PTRACE) {
+        return true;
+    }
+    [other.uid, other.euid, other.suid] == [own.uid; 3]
+        && [other.gid, other.egid, other.sgid] == [own.gid; 3]
+        && target.process.dumpable.load(Ordering::Relaxed) == DUMPABLE
+        && other.permitted & !own.permitted == 0
 }

@@ -638,8 +638,7 @@ fn get_robust_list(
         0 => ctx.thread.clone(),
         pid => ctx.thread.process.system.thread(pid).ok_or(Errno::ESRCH)?,
     };
-    let (caller, owner) = (ctx.thread.credentials(), target.credentials());
-    if caller.uid != owner.uid && !caller.is_capable(super::Capability(linux::CAP_SYS_PTRACE)) {
+    if !super::may_trace(ctx.thread, &target) {
         return Err(Errno::EPERM);
     }
     len_ptr.write(&(ROBUST_HEAD_LEN as u64))?;

@@ -32,7 +32,7 @@ use alloc::sync::Arc;
 
 use linux_raw_sys::general as linux;
 
-pub use credentials::{Capability, Credentials};
+pub use credentials::{Capability, Credentials, may_trace};
 pub use process::{Process, Program};
 pub(crate) use signal::NO_CALL;
 pub use signal::{FaultSignal, Next, deliver_fault, return_to_user};

@@ -123,9 +123,7 @@ fn pidfd_getfd(ctx: &mut Ctx<'_>, pidfd: Fd, targetfd: Fd, flags: Flags) -> SysR
     }
     let (process, _) = target(ctx.thread, pidfd.0)?;
     let leader = process.leader().ok_or(Errno::ESRCH)?;
-    let (caller, owner) = (ctx.thread.credentials(), leader.credentials());
-    let ptrace = super::Capability(linux::CAP_SYS_PTRACE);
-    if caller.uid != owner.uid && !caller.is_capable(ptrace) {
+    if !super::may_trace(ctx.thread, &leader) {
         return Err(Errno::EPERM);
     }
     let description = leader.files().get(targetfd.0)?;

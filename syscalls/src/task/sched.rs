@@ -403,7 +403,11 @@ fn ioprio_get(ctx: &mut Ctx<'_>, which: i32, who: i32) -> SysResult {
     Ok(0)
 }
 
-fn ioprio_set(ctx: &mut Ctx<'_>, which: i32, who: i32, ioprio: i32) -> SysResult {
+/// Whether the caller may ask for this priority of input and output (`ioprio_check_cap`).
+///
+/// # Errors
+/// `EINVAL` where there is none such, `EPERM`.
+pub(crate) fn check_io_priority(ctx: &Ctx<'_>, ioprio: i32) -> Result<(), Errno> {
     let class = ioprio >> IOPRIO_CLASS_SHIFT;
     let level = ioprio & ((1 << IOPRIO_CLASS_SHIFT) - 1);
     if !(0..=IOPRIO_CLASSES).contains(&class) || level >= IOPRIO_LEVELS || class == 0 && level != 0
@@ -413,6 +417,11 @@ fn ioprio_set(ctx: &mut Ctx<'_>, which: i32, who: i32, ioprio: i32) -> SysResult
     if class == 1 && !ctx.thread.credentials().is_capable(Capability::SYS_NICE) {
         return Err(Errno::EPERM);
     }
+    Ok(())
+}
+
+fn ioprio_set(ctx: &mut Ctx<'_>, which: i32, who: i32, ioprio: i32) -> SysResult {
+    check_io_priority(ctx, ioprio)?;
     ioprio_targets(ctx, which, who)?;
     Ok(0)
 }

@@ -59,6 +59,8 @@ pub struct System {
     pub created: AtomicU64,
     /// How often a process got another parent.
     pub adoptions: AtomicU64,
+    /// How many requests all contexts of asynchronous I/O are for (`/proc/sys/fs/aio-nr`).
+    pub aio_requests: AtomicU64,
 }
 
 /// See [`System::names`].
@@ -103,6 +105,7 @@ impl System {
             ended: Once::new(),
             created: AtomicU64::new(0),
             adoptions: AtomicU64::new(0),
+            aio_requests: AtomicU64::new(0),
         })
     }
 

@@ -4,12 +4,13 @@
 //! machine is built and cannot, as in a container.
 
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::{Target, fixed, put};
 use crate::{
     Errno,
     fs::{
-        pipe,
+        aio, pipe,
         pseudo::{Entry, dir, file, writable_file},
         special::ENTROPY_BITS,
     },
@@ -32,8 +33,14 @@ pub(super) static ENTRIES: &[Entry<Target>] = &[
 ];
 
 static FS: &[Entry<Target>] = &[
-    fixed!("aio-max-nr", "65536\n"),
-    fixed!("aio-nr", "0\n"),
+    file("aio-max-nr", |_, out| {
+        put!(out, "{}\n", aio::MAX_REQUESTS);
+        Ok(())
+    }),
+    file("aio-nr", |target, out| {
+        put!(out, "{}\n", target.system()?.aio_requests.load(Ordering::Relaxed));
+        Ok(())
+    }),
     dir("epoll", &[fixed!("max_user_watches", "1048576\n")]),
     fixed!("file-max", "9223372036854775807\n"),
     file("file-nr", |target, out| {
