@@ -72,6 +72,11 @@ pub(crate) struct Linkage {
     pub(crate) names: BTreeMap<u64, String>,
     /// Addresses at which data objects start, as far as symbols say.
     pub(crate) objects: Vec<u64>,
+    /// What belongs together, from first to last address: data objects, and what linkers collect
+    /// between `__start_NAME` and `__stop_NAME`.
+    pub(crate) extents: Vec<(u64, u64)>,
+    /// Where threads' variables get their first values from.
+    pub(crate) threads: Option<(u64, u64)>,
 }
 
 /// Makes the section headers vanish, so that damage there does no harm.
@@ -138,6 +143,30 @@ impl Linkage {
                 linkage.resolvers.push(symbol.st_value);
             }
         }
+        let threads =
+            elf.program_headers.iter().find(|h| h.p_type == goblin::elf::program_header::PT_TLS);
+        linkage.threads = threads.map(|h| (h.p_vaddr, h.p_vaddr.saturating_add(h.p_filesz)));
+        let mut collected: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+        for (table, strings) in [(&elf.dynsyms, &elf.dynstrtab), (&elf.syms, &elf.strtab)] {
+            for symbol in table.iter().filter(|symbol| symbol.st_shndx != 0) {
+                let name = strings.get_at(symbol.st_name).unwrap_or("");
+                if let Some(name) = name.strip_prefix("__start_") {
+                    collected.entry(name).or_default().0 = symbol.st_value;
+                } else if let Some(name) = name.strip_prefix("__stop_") {
+                    collected.entry(name).or_default().1 = symbol.st_value;
+                } else if symbol.st_type() == STT_OBJECT {
+                    linkage
+                        .extents
+                        .push((symbol.st_value, symbol.st_value.saturating_add(symbol.st_size)));
+                }
+            }
+        }
+        // No object lies in two sections.
+        linkage.objects.extend(elf.section_headers.iter().map(|section| section.sh_addr));
+        linkage.extents.extend(collected.into_values().filter(|(start, _)| *start != 0));
+        linkage.extents.retain(|(start, end)| start < end);
+        linkage.extents.sort_unstable();
+        linkage.extents.dedup();
         for (table, strings) in [(&elf.dynsyms, &elf.dynstrtab), (&elf.syms, &elf.strtab)] {
             for symbol in table.iter().filter(|symbol| symbol.st_shndx != 0) {
                 match symbol.st_type() {

@@ -122,6 +122,7 @@ fn examine(program: &Path, args: &Args) -> Result<bool> {
         library_path: variable(&args.env, "LD_LIBRARY_PATH"),
         preload: variable(&args.env, "LD_PRELOAD"),
         also: also(&args.also, args.rootfs.as_deref())?,
+        ..Request::default()
     };
     let analysis = analyse(&*tree, &cache, &request)?;
     if let Some(path) = &args.output {

@@ -4,6 +4,8 @@
 //! function was given, the function is a *wrapper*: its callers are interpreted in turn, and so on
 //! until every number is a constant, or comes from outside of the file.
 
+pub(crate) mod tables;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
@@ -60,6 +62,8 @@ pub(crate) struct Use {
     pub(crate) value: Vec<Source>,
 }
 
+pub(crate) use tables::Table;
+
 const RDI: Place = Place::Register(7);
 const RSI: Place = Place::Register(6);
 const RDX: Place = Place::Register(2);
@@ -112,9 +116,15 @@ struct Finder<'b, 'c, 'i, 'a> {
     todo: Vec<(Callee, Place)>,
     /// Nodes with jumps whose targets are not known.
     lost: HashSet<u32>,
+    /// By function, the words in data that hold its address.
+    holders: HashMap<u64, Vec<u64>>,
+    /// Calls through such words: who is called.
+    indirect: BTreeMap<u64, BTreeSet<u32>>,
+    /// What is known about wrappers whose addresses are in data; those that were looked at.
+    tables: BTreeMap<u32, Option<Table>>,
 }
 
-pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>) {
+pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<Table>) {
     let entries = builder.entries();
     let mut stubs = HashMap::new();
     for &start in &builder.starts {
@@ -145,6 +155,14 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>) {
             list.push(from);
         }
     }
+    let mut holders: HashMap<u64, Vec<u64>> = HashMap::new();
+    for (word, target) in &builder.linkage.slots {
+        if let Target::Internal(address) = target
+            && builder.code.is_text(*address)
+        {
+            holders.entry(*address).or_default().push(*word);
+        }
+    }
     let interpreter = Interpreter::new(builder.code, &entries, &builder.labels);
     let mut finder = Finder {
         builder,
@@ -156,6 +174,9 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>) {
         wanted: BTreeSet::new(),
         todo: Vec::new(),
         lost: HashSet::new(),
+        holders,
+        indirect: BTreeMap::new(),
+        tables: BTreeMap::new(),
     };
     let sites = finder.sites();
     for (index, import) in builder.linkage.imports.iter().enumerate() {
@@ -168,7 +189,7 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>) {
         }
     }
     let uses = finder.uses();
-    (sites, uses)
+    (sites, uses, finder.tables.into_values().flatten().collect())
 }
 
 fn callee_of_slot(builder: &Builder<'_, '_, '_>, slot: u64) -> Option<Callee> {
@@ -180,10 +201,17 @@ fn callee_of_slot(builder: &Builder<'_, '_, '_>, slot: u64) -> Option<Callee> {
 }
 
 impl Finder<'_, '_, '_, '_> {
-    fn want(&mut self, callee: Callee, place: Place) {
-        if self.wanted.len() < MAX_WANTED && self.wanted.insert((callee, place)) {
-            self.todo.push((callee, place));
+    /// Asks the callers; whether they will be.
+    fn want(&mut self, callee: Callee, place: Place) -> bool {
+        if self.wanted.contains(&(callee, place)) {
+            return true;
         }
+        if self.wanted.len() >= MAX_WANTED {
+            return false;
+        }
+        self.wanted.insert((callee, place));
+        self.todo.push((callee, place));
+        true
     }
 
     /// Nodes from whose start control may come to this one without a call.
@@ -239,13 +267,16 @@ impl Finder<'_, '_, '_, '_> {
         });
         let words: Vec<Source> = words.collect();
         sources.extend(words);
-        for source in &sources {
-            match source {
+        for source in &mut sources {
+            let will_be_known = match *source {
                 Source::Param(_, place @ (Place::Word(at) | Place::Behind(at, _))) => {
-                    self.want(Callee::Word(*at), *place);
+                    self.want(Callee::Word(at), place)
                 }
-                Source::Param(root, place) => self.want(Callee::Node(*root), *place),
-                _ => {}
+                Source::Param(root, place) => self.want(Callee::Node(root), place),
+                _ => true,
+            };
+            if !will_be_known {
+                *source = Source::Unknown;
             }
         }
         sources.sort_unstable();
@@ -364,6 +395,14 @@ impl Finder<'_, '_, '_, '_> {
             for (callee, place) in std::mem::take(&mut self.todo) {
                 batch.entry(callee).or_default().insert(place);
             }
+            for callee in batch.keys() {
+                if let Callee::Node(node) = *callee
+                    && !self.tables.contains_key(&node)
+                {
+                    let table = self.follow_tables(node);
+                    self.tables.insert(node, table);
+                }
+            }
             let mut roots: BTreeSet<u32> = BTreeSet::new();
             for callee in batch.keys() {
                 for caller in self.callers.get(callee).cloned().unwrap_or_default() {
@@ -409,7 +448,12 @@ impl Finder<'_, '_, '_, '_> {
             let callee = Callee::Word(word);
             batch.contains_key(&callee).then_some((at, callee))
         });
-        let calls: Vec<(u64, Callee)> = direct.chain(through).chain(stores).collect();
+        let indirect = self.indirect.iter().flat_map(|(at, nodes)| {
+            let callees = nodes.iter().map(|node| Callee::Node(*node));
+            callees.filter(|callee| batch.contains_key(callee)).map(|callee| (*at, callee))
+        });
+        let calls: Vec<(u64, Callee)> =
+            direct.chain(through).chain(stores).chain(indirect).collect();
         for (address, callee) in calls {
             let Some(node) = builder.node_of(address) else { continue };
             let mut places: BTreeSet<Place> = batch[&callee].clone();
@@ -424,7 +468,7 @@ impl Finder<'_, '_, '_, '_> {
             self.interpreter.fragment(start, |at, event, state| {
                 let pushed = match event {
                     Event::Call(_) => 8,
-                    Event::Through(_, pushed) => pushed,
+                    Event::Through(_, pushed) | Event::Indirect(pushed) => pushed,
                     _ => 0,
                 };
                 if at == address {
@@ -460,12 +504,21 @@ impl Finder<'_, '_, '_, '_> {
 
     fn uses_in(&mut self, root: u32, batch: &BTreeMap<Callee, BTreeSet<Place>>, uses: &mut Uses) {
         let builder = self.builder;
-        let stubs = &self.stubs;
+        let (stubs, indirect) = (&self.stubs, &self.indirect);
         let mut seen: Vec<(u64, Callee, Place, Value)> = Vec::new();
         let mut is_lost = false;
         self.interpreter.function(builder.starts[root as usize], |address, event, state| {
             let (callee, pushed) = match event {
-                Event::Syscall => return,
+                Event::Syscall | Event::Instruction | Event::Done => return,
+                Event::Indirect(pushed) => {
+                    for node in indirect.get(&address).into_iter().flatten() {
+                        let callee = Callee::Node(*node);
+                        for place in batch.get(&callee).into_iter().flatten() {
+                            seen.push((address, callee, *place, state.at_callee(*place, pushed)));
+                        }
+                    }
+                    return;
+                }
                 Event::Lost => {
                     is_lost = true;
                     return;

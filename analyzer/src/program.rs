@@ -13,6 +13,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -44,6 +45,11 @@ pub struct Request {
     pub preload: Option<OsString>,
     /// Further libraries that the program loads, and programs that it executes.
     pub also: Vec<PathBuf>,
+    /// The programs that can be executed: they count where anything executes others.
+    pub executables: Vec<PathBuf>,
+    /// The libraries that can be loaded: they count for each program that loads some whose names
+    /// are computed.
+    pub libraries: Vec<PathBuf>,
 }
 
 /// How a file comes to be in the program.
@@ -61,7 +67,7 @@ enum Scope {
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
-    pub(crate) summary: Summary,
+    pub(crate) summary: Arc<Summary>,
     scope: Scope,
     /// Whose symbols it sees: 0, or the number of the program that is executed.
     world: usize,
@@ -112,7 +118,11 @@ pub struct Analysis {
     /// The dynamic linkers.
     interpreters: HashSet<u32>,
     reached: Vec<Vec<bool>>,
-    taken: HashSet<At>,
+    /// Functions whose addresses somebody has, and who that was first.
+    taken: HashMap<At, Option<At>>,
+    /// Functions whose addresses data holds that is known through and through
+    /// ([`Summary::tables`]).
+    held: HashSet<At>,
 }
 
 /// Builds an [`Analysis`].
@@ -134,6 +144,18 @@ struct Linking<'t> {
     /// Worlds in which names that are not known are looked up.
     looks_up_any: HashSet<usize>,
     nss: HashSet<usize>,
+    summaries: HashMap<PathBuf, Arc<Summary>>,
+    /// Links to imports that were followed, to be followed again when more may define them.
+    import_links: Vec<(At, Link)>,
+    has_opened: bool,
+    has_executables: bool,
+    /// Where libraries are loaded, and symbols looked up, whose names are not known.
+    computed_loads: BTreeSet<(At, u64)>,
+    computed_names: BTreeSet<(At, u64)>,
+    /// Worlds that have [`Request::libraries`].
+    has_libraries: HashSet<usize>,
+    /// Why the program may make any call, though all numbers are known.
+    limits: Vec<Unresolved>,
 }
 
 /// Analyses a program of `tree`.
@@ -155,14 +177,24 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         looked_up: HashSet::new(),
         looks_up_any: HashSet::new(),
         nss: HashSet::new(),
+        summaries: HashMap::new(),
+        import_links: Vec::new(),
+        has_opened: false,
+        has_executables: false,
+        computed_loads: BTreeSet::new(),
+        computed_names: BTreeSet::new(),
+        has_libraries: HashSet::new(),
+        limits: Vec::new(),
     };
     linking.add_program(&request.program)?;
-    for path in &request.also {
-        linking.add_also(path)?;
+    linking.add_also()?;
+    loop {
+        linking.reach();
+        linking.count();
+        if !linking.grow() {
+            return Ok(linking.analysis);
+        }
     }
-    linking.reach();
-    linking.count();
-    Ok(linking.analysis)
 }
 
 impl Linking<'_> {
@@ -225,22 +257,62 @@ impl Linking<'_> {
     fn root_entry(&mut self, file: u32) {
         if let Some(entry) = self.analysis.files[file as usize].summary.entry {
             self.touch((file, entry), None, "starts");
-            self.analysis.taken.insert((file, entry));
+            self.analysis.taken.insert((file, entry), None);
         }
     }
 
-    /// A library, or a program if it has an interpreter or no name of its own.
-    fn add_also(&mut self, path: &Path) -> Result<()> {
-        let (_, _, object) = self.read(&self.resolve_script(path)?)?;
-        let is_library =
-            object.interpreter.is_none() && (object.soname.is_some() || is_named_library(path));
-        if !is_library {
-            return self.add_program(path);
+    /// Programs first: libraries are loaded in each of them.
+    fn add_also(&mut self) -> Result<()> {
+        let mut libraries = Vec::new();
+        for path in &self.request.also {
+            let (_, _, object) = self.read(&self.resolve_script(path)?)?;
+            // Without an interpreter, and with a name of its own.
+            let is_library =
+                object.interpreter.is_none() && (object.soname.is_some() || is_named_library(path));
+            if is_library {
+                libraries.push(path);
+            } else {
+                self.add_program(path)?;
+            }
         }
-        for world in 0..self.programs.len() {
-            self.open(path.as_os_str(), world, None, true);
+        for path in libraries {
+            for world in 0..self.programs.len() {
+                self.open(path.as_os_str(), world, None, true);
+            }
         }
         Ok(())
+    }
+
+    /// Adds what may be executed and loaded as soon as something does so; whether anything was.
+    fn grow(&mut self) -> bool {
+        let request = self.request;
+        let mut has_grown = false;
+        if !self.has_executables && self.analysis.executes_others() {
+            self.has_executables = true;
+            for path in &request.executables {
+                // What cannot be analysed, for want of a library say, cannot be executed either.
+                has_grown |= self.add_program(path).is_ok();
+            }
+        }
+        let world_of = |at: &(At, u64)| self.analysis.files[at.0.0 as usize].world;
+        let looks_up: BTreeSet<usize> = self.computed_names.iter().map(world_of).collect();
+        for world in looks_up {
+            has_grown |= self.looks_up_any.insert(world);
+        }
+        let worlds: BTreeSet<usize> = self
+            .computed_loads
+            .iter()
+            .map(world_of)
+            .filter(|world| !self.has_libraries.contains(world))
+            .collect();
+        for world in worlds {
+            self.has_libraries.insert(world);
+            for path in &request.libraries {
+                self.open(path.as_os_str(), world, None, false);
+                has_grown = true;
+            }
+        }
+        has_grown || self.limits.iter().any(|limit| !self.analysis.unresolved.contains(limit))
     }
 
     fn add_file(&mut self, path: &Path, scope: Scope, world: usize) -> Result<u32> {
@@ -250,9 +322,24 @@ impl Linking<'_> {
         }
         let index = self.analysis.files.len();
         if index >= MAX_FILES {
-            bail!("more than {MAX_FILES} files");
+            let reason = format!("the program is made of more than {MAX_FILES} files");
+            self.limits = vec![Unresolved {
+                file: real,
+                address: 0,
+                function: String::new(),
+                reason: reason.clone(),
+            }];
+            bail!(reason);
         }
-        let summary = self.cache.summary(&bytes).with_context(|| real.display().to_string())?;
+        let summary = match self.summaries.get(&real) {
+            Some(summary) => Arc::clone(summary),
+            None => {
+                let made = self.cache.summary(&bytes);
+                let made = Arc::new(made.with_context(|| real.display().to_string())?);
+                self.summaries.insert(real.clone(), Arc::clone(&made));
+                made
+            }
+        };
         let index = index as u32;
         for (number, definition) in summary.definitions.iter().enumerate() {
             self.symbols.entry(definition.name.clone()).or_default().push((index, number as u32));
@@ -270,9 +357,8 @@ impl Linking<'_> {
             object,
         });
         // What was bound before may be bound otherwise now.
-        if scope != Scope::Opened {
-            self.bound.clear();
-        }
+        self.bound.clear();
+        self.has_opened |= scope == Scope::Opened;
         for node in initialisers {
             self.touch((index, node), None, "is run when the file is loaded");
         }
@@ -312,7 +398,14 @@ impl Linking<'_> {
     }
 
     fn take(&mut self, at: At, by: Option<At>, how: &'static str) {
-        self.analysis.taken.insert(at);
+        let summary = &self.analysis.files[at.0 as usize].summary;
+        let is_held = by.is_some_and(|by| by.0 == at.0 && by.1 >= summary.code_nodes)
+            && summary.tables.iter().any(|table| table.node == at.1);
+        if is_held {
+            self.analysis.held.insert(at);
+        } else {
+            self.analysis.taken.entry(at).or_insert(by);
+        }
         self.touch(at, by, how);
     }
 
@@ -373,6 +466,11 @@ impl Linking<'_> {
             }
             self.look_up();
             self.run_initialisers();
+            if std::mem::take(&mut self.has_opened) {
+                for (at, link) in self.import_links.clone() {
+                    self.follow_import(at, link);
+                }
+            }
             if self.todo.is_empty() {
                 return;
             }
@@ -401,20 +499,9 @@ impl Linking<'_> {
                 Link::Jump(to) => self.touch((file, to), Some(at), "jumps to"),
                 Link::Data(to) => self.touch((file, to), Some(at), "uses the data"),
                 Link::Taken(to) => self.take((file, to), Some(at), "takes the address of"),
-                Link::CallImport(import) => {
-                    for to in self.bind(file, import) {
-                        self.touch(to, Some(at), "calls");
-                    }
-                }
-                Link::TakeImport(import) => {
-                    for to in self.bind(file, import) {
-                        self.take(to, Some(at), "takes the address of");
-                    }
-                }
-                Link::CopyImport(import) => {
-                    for to in self.bind_to(file, import, |other| other != file) {
-                        self.touch(to, Some(at), "copies the data");
-                    }
+                Link::CallImport(_) | Link::TakeImport(_) | Link::CopyImport(_) => {
+                    self.import_links.push((at, link));
+                    self.follow_import(at, link);
                 }
             }
         }
@@ -425,6 +512,28 @@ impl Linking<'_> {
             } else {
                 self.looked_up.insert((world, text));
             }
+        }
+    }
+
+    fn follow_import(&mut self, at: At, link: Link) {
+        let (file, _) = at;
+        match link {
+            Link::CallImport(import) => {
+                for to in self.bind(file, import) {
+                    self.touch(to, Some(at), "calls");
+                }
+            }
+            Link::TakeImport(import) => {
+                for to in self.bind(file, import) {
+                    self.take(to, Some(at), "takes the address of");
+                }
+            }
+            Link::CopyImport(import) => {
+                for to in self.bind_to(file, import, |other| other != file) {
+                    self.touch(to, Some(at), "copies the data");
+                }
+            }
+            Link::Call(_) | Link::Jump(_) | Link::Taken(_) | Link::Data(_) => {}
         }
     }
 
@@ -512,19 +621,7 @@ impl Linking<'_> {
                 }
             }
         }
-        // dlsym with names that are not known: the functions of what was opened by itself.
-        for file in 0..self.analysis.files.len() {
-            let File { summary, world, .. } = &self.analysis.files[file];
-            let is_any = summary.uses.iter().any(|call| {
-                let Callee::Import(import) = call.callee else { return false };
-                matches!(&*summary.imports[import as usize].name, "dlsym" | "dlvsym")
-                    && call.place == Place::Register(6)
-                    && self.analysis.reached[file][call.node as usize]
-                    && call.value.iter().any(|source| !matches!(source, Source::Const(_)))
-            });
-            let world = *world;
-            if is_any && self.looks_up_any.insert(world) {}
-        }
+        // Where names are not known: the functions of what was opened by itself.
         for file in 0..self.analysis.files.len() {
             let File { world, scope, is_named, .. } = &self.analysis.files[file];
             if *scope == Scope::Opened && *is_named && self.looks_up_any.contains(world) {
@@ -535,7 +632,7 @@ impl Linking<'_> {
 
     /// The numbers at the sites that are reached.
     fn count(&mut self) {
-        let mut solver = Solver { linking: self, known: HashMap::new() };
+        let mut solver = Solver { linking: self, direct: HashMap::new() };
         let mut calls: BTreeMap<u32, Reached> = BTreeMap::new();
         let mut unresolved = BTreeSet::new();
         let mut arguments: BTreeMap<u32, Option<BTreeSet<u64>>> = BTreeMap::new();
@@ -577,6 +674,10 @@ impl Linking<'_> {
                 }
             }
         }
+        let loads = solver.computed(&LOADERS);
+        let names = solver.computed(&[("dlsym", 6), ("dlvsym", 6)]);
+        (self.computed_loads, self.computed_names) = (loads, names);
+        unresolved.extend(self.limits.iter().cloned());
         self.analysis.calls = calls;
         self.analysis.unresolved = unresolved.into_iter().collect();
         self.analysis.arguments = arguments;
@@ -586,7 +687,7 @@ impl Linking<'_> {
     /// Libraries whose names are not known.
     fn note_assumptions(&mut self) {
         let mut assumptions = BTreeSet::new();
-        for (index, file) in self.analysis.files.iter().enumerate() {
+        for file in &self.analysis.files {
             if file.summary.is_damaged {
                 assumptions.insert(Unresolved {
                     file: file.path.clone(),
@@ -595,21 +696,10 @@ impl Linking<'_> {
                     reason: "its symbols cannot be read; it is taken to have none".to_owned(),
                 });
             }
-            for call in &file.summary.uses {
-                let Callee::Import(import) = call.callee else { continue };
-                let name = &*file.summary.imports[import as usize].name;
-                let is_loader = matches!(name, "dlopen" | "dlmopen" | "__libc_dlopen_mode");
-                let place = if name == "dlmopen" { 6 } else { 7 };
-                if is_loader
-                    && call.place == Place::Register(place)
-                    && self.analysis.reached[index][call.node as usize]
-                    && call.value.iter().any(|source| !matches!(source, Source::Const(_)))
-                {
-                    let at = ((index as u32, call.node), call.address);
-                    let reason = "a library whose name is computed is loaded; --also names it";
-                    assumptions.insert(self.analysis.unknown(at, reason));
-                }
-            }
+        }
+        for &at in &self.computed_loads {
+            let reason = "a library whose name is computed is loaded; --also names it";
+            assumptions.insert(self.analysis.unknown(at, reason));
         }
         self.analysis.assumptions = assumptions.into_iter().collect();
     }
@@ -619,27 +709,101 @@ impl Linking<'_> {
     }
 }
 
+/// Why a wrapper's callers are not known.
+const IS_TAKEN: &str = "it is a parameter of a function whose address is taken";
+
 /// A value or why there is none, and where it is set.
 type Found = (Result<u64, &'static str>, (At, u64));
+
+/// What loads libraries, and in which register it is given the name.
+const LOADERS: [(&str, u8); 3] = [("dlopen", 7), ("dlmopen", 6), ("__libc_dlopen_mode", 7)];
+
+/// What is asked for: what the callers of a function put in a place, or what is stored in a word of
+/// a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Query {
+    Parameter(At, Place),
+    Word(u32, u64, Place),
+}
+
+/// What is found at once, and what else is to be asked.
+#[derive(Debug, Default)]
+struct Direct {
+    found: Vec<Found>,
+    next: Vec<Query>,
+}
+
+impl Direct {
+    fn add(&mut self, file: u32, sources: &[Source], by: (At, u64)) {
+        for source in sources {
+            match source {
+                Source::Const(value) => self.found.push((Ok(*value), by)),
+                Source::Unknown => self.found.push((Err("the number is computed"), by)),
+                Source::Param(_, place @ (Place::Word(word) | Place::Behind(word, _))) => {
+                    self.next.push(Query::Word(file, *word, *place));
+                }
+                Source::Param(node, place) => {
+                    self.next.push(Query::Parameter((file, *node), *place));
+                }
+            }
+        }
+    }
+}
 
 /// Follows parameters to callers.
 struct Solver<'l, 't> {
     linking: &'l mut Linking<'t>,
-    known: HashMap<(At, Place), Vec<Found>>,
+    /// What was asked before. Functions that call each other make circles, so that only these steps can
+    /// be kept, not what comes of them.
+    direct: HashMap<Query, Arc<Direct>>,
 }
 
 impl Solver<'_, '_> {
     fn values(&mut self, file: u32, sources: &[Source], by: (At, u64)) -> Vec<Found> {
-        let mut found = Vec::new();
-        for source in sources {
-            match source {
-                Source::Const(value) => found.push((Ok(*value), by)),
-                Source::Unknown => found.push((Err("the number is computed"), by)),
-                Source::Param(_, place @ (Place::Word(word) | Place::Behind(word, _))) => {
-                    found.extend(self.word(file, *word, *place));
-                }
-                Source::Param(node, place) => {
-                    found.extend(self.parameter((file, *node), *place));
+        let mut start = Direct::default();
+        start.add(file, sources, by);
+        let Direct { mut found, next: mut todo } = start;
+        let mut asked = HashSet::new();
+        while let Some(query) = todo.pop() {
+            if !asked.insert(query) {
+                continue;
+            }
+            let direct = self.ask(query);
+            found.extend(&direct.found);
+            todo.extend(&direct.next);
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn ask(&mut self, query: Query) -> Arc<Direct> {
+        if let Some(known) = self.direct.get(&query) {
+            return Arc::clone(known);
+        }
+        let direct = Arc::new(match query {
+            Query::Parameter(callee, place) => self.parameter(callee, place),
+            Query::Word(file, word, place) => self.word(file, word, place),
+        });
+        self.direct.insert(query, Arc::clone(&direct));
+        direct
+    }
+
+    /// Where reached code passes what is not constant to these imports, in these registers.
+    fn computed(&mut self, imports: &[(&str, u8)]) -> BTreeSet<(At, u64)> {
+        let mut found = BTreeSet::new();
+        for file in 0..self.linking.analysis.files.len() as u32 {
+            let summary = Arc::clone(&self.linking.analysis.files[file as usize].summary);
+            for call in &summary.uses {
+                let Callee::Import(import) = call.callee else { continue };
+                let name = &*summary.imports[import as usize].name;
+                let at = ((file, call.node), call.address);
+                let is_one = imports.iter().any(|(import, place)| {
+                    *import == name && call.place == Place::Register(*place)
+                });
+                if is_one && self.linking.is_reached(at.0) {
+                    let values = self.values(file, &call.value, at);
+                    found.extend(values.into_iter().filter(|v| v.0.is_err()).map(|v| v.1));
                 }
             }
         }
@@ -647,45 +811,58 @@ impl Solver<'_, '_> {
     }
 
     /// What reached code of a file stores in a word, and what it holds at first.
-    fn word(&mut self, file: u32, word: u64, place: Place) -> Vec<Found> {
-        let key = ((file, u32::MAX), place);
-        if let Some(known) = self.known.get(&key) {
-            return known.clone();
-        }
-        self.known.insert(key, Vec::new());
-        let uses = self.linking.analysis.files[file as usize].summary.uses.clone();
-        let mut found = Vec::new();
-        for call in uses {
+    fn word(&self, file: u32, word: u64, place: Place) -> Direct {
+        let mut direct = Direct::default();
+        for call in &self.linking.analysis.files[file as usize].summary.uses {
             if call.callee == Callee::Word(word)
                 && call.place == place
                 && self.linking.is_reached((file, call.node))
             {
-                found.extend(self.values(file, &call.value, ((file, call.node), call.address)));
+                direct.add(file, &call.value, ((file, call.node), call.address));
             }
         }
-        found.sort_unstable();
-        found.dedup();
-        self.known.insert(key, found.clone());
+        direct
+    }
+
+    /// Where reached code gives away the address of a function that data holds.
+    fn leaks(&mut self, (file, node): At) -> Vec<(At, u64)> {
+        let summary = Arc::clone(&self.linking.analysis.files[file as usize].summary);
+        let leaks = summary.tables.iter().filter(|table| table.node == node);
+        let mut found = Vec::new();
+        for leak in leaks.flat_map(|table| &table.leaks) {
+            let at = (file, leak.node);
+            let is_real = leak.passed_to.is_none_or(|(import, register)| {
+                self.linking.bind(file, import).iter().any(|to| {
+                    let other = &self.linking.analysis.files[to.0 as usize].summary;
+                    let mut same = other.definitions.iter().filter(|d| d.node == Some(to.1));
+                    same.any(|d| d.reads >> register & 1 != 0)
+                })
+            });
+            if is_real && self.linking.is_reached(at) {
+                found.push((at, leak.address));
+            }
+        }
         found
     }
 
-    /// What reached callers of a node put in a place. Circles contribute nothing.
-    fn parameter(&mut self, callee: At, place: Place) -> Vec<Found> {
-        if let Some(known) = self.known.get(&(callee, place)) {
-            return known.clone();
-        }
-        self.known.insert((callee, place), Vec::new());
-        let mut found = Vec::new();
+    /// What reached callers of a node put in a place.
+    fn parameter(&mut self, callee: At, place: Place) -> Direct {
+        let mut direct = Direct::default();
         if !self.linking.is_reached(callee) {
-            return found;
+            return direct;
         }
         let address =
             self.linking.analysis.files[callee.0 as usize].summary.nodes[callee.1 as usize].address;
-        if self.linking.analysis.taken.contains(&callee) {
-            found.push((
-                Err("it is a parameter of a function whose address is taken"),
-                (callee, address),
-            ));
+        if self.linking.analysis.taken.contains_key(&callee) {
+            direct.found.push((Err(IS_TAKEN), (callee, address)));
+        }
+        if self.linking.analysis.held.contains(&callee) {
+            for at in self.leaks(callee) {
+                direct.found.push((
+                    Err("it is a parameter of a function whose address gets around here"),
+                    at,
+                ));
+            }
         }
         for file in 0..self.linking.analysis.files.len() as u32 {
             let summary = &self.linking.analysis.files[file as usize].summary;
@@ -745,7 +922,7 @@ impl Solver<'_, '_> {
                     }
                     let is_caller = if stubs.contains(&at.1) {
                         // Whoever has its address may call it.
-                        self.linking.analysis.taken.contains(&at)
+                        self.linking.analysis.taken.contains_key(&at)
                     } else {
                         let calls_stub = content.links.iter().any(|link| {
                             matches!(link, Link::Call(to) | Link::Jump(to) if stubs.contains(to))
@@ -754,20 +931,17 @@ impl Solver<'_, '_> {
                     };
                     if is_caller {
                         let at = (at, content.address);
-                        found.push((Err("a caller's argument is not known"), at));
+                        direct.found.push((Err("a caller's argument is not known"), at));
                     }
                 }
             }
             for call in calls {
                 if self.linking.is_reached((file, call.node)) {
-                    found.extend(self.values(file, &call.value, ((file, call.node), call.address)));
+                    direct.add(file, &call.value, ((file, call.node), call.address));
                 }
             }
         }
-        found.sort_unstable();
-        found.dedup();
-        self.known.insert((callee, place), found.clone());
-        found
+        direct
     }
 }
 
@@ -791,11 +965,19 @@ impl Analysis {
 
     fn unknown(&self, (at, address): (At, u64), reason: &str) -> Unresolved {
         let file = &self.files[at.0 as usize];
+        let mut reason = reason.to_owned();
+        if reason == IS_TAKEN
+            && let Some(Some(by)) = self.taken.get(&at)
+        {
+            let (file, name) = self.describe(*by);
+            let file = file.file_name().unwrap_or_default().to_string_lossy();
+            reason.push_str(&format!(", first by {name} of {file}"));
+        }
         Unresolved {
             file: file.path.clone(),
             address,
             function: file.summary.name_of(address),
-            reason: reason.to_owned(),
+            reason,
         }
     }
 

@@ -20,11 +20,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     linkage::{Import, Linkage, Target},
-    numbers::{self, Site, Use},
+    numbers::{self, Site, Table, Use},
+    value::number_of,
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 8;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,6 +63,8 @@ pub(crate) struct Definition {
     /// `None` for data without addresses in it.
     pub(crate) node: Option<u32>,
     pub(crate) is_code: bool,
+    /// The registers, a bit each, whose first values it may read.
+    pub(crate) reads: u16,
 }
 
 /// See the module.
@@ -84,6 +87,8 @@ pub(crate) struct Summary {
     pub(crate) definitions: Vec<Definition>,
     pub(crate) sites: Vec<Site>,
     pub(crate) uses: Vec<Use>,
+    /// Wrappers whose addresses lie in data.
+    pub(crate) tables: Vec<Table>,
     pub(crate) strings: Vec<String>,
     /// Names of functions, by address.
     pub(crate) names: Vec<(u64, String)>,
@@ -144,6 +149,10 @@ pub(crate) struct Builder<'c, 'i, 'a> {
     pub(crate) odd_writes: HashSet<u64>,
     /// `mov`s to a word: where, and which word.
     pub(crate) stores: Vec<(u64, u64)>,
+    /// Instructions other than calls that read words with addresses of code: where, and which word.
+    pub(crate) loads: Vec<(u64, u64)>,
+    /// Addresses of data that code knows: where, and which.
+    pub(crate) data_refs: Vec<(u64, u64)>,
     /// Words whose address something takes.
     pub(crate) known_words: HashSet<u64>,
     /// `syscall` instructions, with the start of the gap if they are in one.
@@ -177,6 +186,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             calls: Vec::new(),
             odd_writes: HashSet::new(),
             stores: Vec::new(),
+            loads: Vec::new(),
+            data_refs: Vec::new(),
             known_words: HashSet::new(),
             slot_calls: Vec::new(),
             syscalls: Vec::new(),
@@ -201,10 +212,17 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         }
         self.syscalls.sort_unstable();
         self.syscalls.dedup_by_key(|(address, _)| *address);
-        let (sites, uses) = numbers::find(&self);
+        let (sites, uses, tables) = numbers::find(&self);
         let code_nodes = self.starts.len() as u32;
         let mut initialisers: Vec<u32> =
             self.linkage.initialisers.iter().filter_map(|&at| self.node_of(at)).collect();
+        // The first values of threads' variables, which code finds without knowing their address.
+        if let Some((start, end)) = self.linkage.threads {
+            let words = self.linkage.slots.range(start..end);
+            initialisers.extend(words.filter_map(|(slot, _)| self.chunk_of(*slot)));
+            initialisers.sort_unstable();
+            initialisers.dedup();
+        }
         if self.code.is_go() {
             // Method tables hold offsets, not addresses, and the linker has left out what no one
             // can call.
@@ -223,6 +241,11 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
                     self.chunk_of(export.address)
                 },
                 is_code: export.is_code || self.code.is_text(export.address),
+                reads: if self.linkage.resolvers.contains(&export.address) {
+                    u16::MAX
+                } else {
+                    reads(self.code, export.address)
+                },
             })
             .collect();
         let mut strings = vec![String::new(); self.strings.len()];
@@ -238,6 +261,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             definitions,
             sites,
             uses,
+            tables,
             strings,
             code_nodes,
             names: self.linkage.names.into_iter().collect(),
@@ -256,9 +280,17 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
     }
 
     /// The data node that `address` is in, if it holds addresses.
-    fn chunk_of(&self, address: u64) -> Option<u32> {
+    pub(crate) fn chunk_of(&self, address: u64) -> Option<u32> {
         let index = self.chunks.partition_point(|start| *start <= address).checked_sub(1)?;
         self.chunk_nodes.get(&self.chunks[index]).copied()
+    }
+
+    /// The stretch of data that `address` is in, and at least so many bytes before and after it.
+    pub(crate) fn around(&self, address: u64, near: u64) -> (u64, u64) {
+        let index = self.chunks.partition_point(|start| *start <= address);
+        let start = index.checked_sub(1).map_or(address, |index| self.chunks[index]);
+        let end = self.chunks.get(index).copied().unwrap_or(self.high);
+        (start.min(address.saturating_sub(near)), end.max(address.saturating_add(near)))
     }
 
     fn is_data(&self, address: u64) -> bool {
@@ -398,6 +430,14 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         self.starts = starts.into_iter().filter(|&start| self.code.is_text(start)).collect();
         // Text in between (in files without sections) ends a stretch of data.
         chunks.extend(self.code.regions().map(|(start, bytes)| start + bytes.len() as u64));
+        chunks.extend(self.linkage.threads.iter().flat_map(|(start, end)| [*start, *end]));
+        // Whoever has an address in an object has all of the object.
+        for &(start, end) in &self.linkage.extents {
+            let inside: Vec<u64> = chunks.range(start + 1..end).copied().collect();
+            for address in inside {
+                chunks.remove(&address);
+            }
+        }
         self.chunks = chunks.into_iter().collect();
     }
 
@@ -536,6 +576,9 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             }
         });
         for address in &known[..count] {
+            if self.is_data(*address) {
+                self.data_refs.push((instruction.ip(), *address));
+            }
             if !(self.code.is_text(*address) && self.is_only_compared(instruction)) {
                 self.link_address(from, *address);
             }
@@ -562,7 +605,19 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             {
                 self.odd_writes.insert(slot);
             }
-            for at in (0..size.min(64)).step_by(8) {
+            use iced_x86::Mnemonic::{Cmp, Mov, Test};
+            // What was there before is not read.
+            let is_store = instruction.op0_kind() == OpKind::Memory
+                && instruction.mnemonic() == Mov
+                && !is_branch;
+            let is_load = !is_branch && !is_store && !matches!(instruction.mnemonic(), Cmp | Test);
+            for at in (0..if is_store { 0 } else { size.min(64) }).step_by(8) {
+                let word = slot.wrapping_add(at);
+                let target = self.linkage.slots.get(&word);
+                if is_load && matches!(target, Some(Target::Internal(to)) if self.code.is_text(*to))
+                {
+                    self.loads.push((instruction.ip(), word));
+                }
                 self.link_slot(from, slot.wrapping_add(at), is_branch);
             }
         }
@@ -700,6 +755,54 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
     }
 }
 
+/// The registers, a bit each, whose values at the function's first instruction it may read. Where that
+/// is not found out soon, all.
+fn reads(code: &Code<'_, '_>, start: u64) -> u16 {
+    let mut info = InstructionInfoFactory::new();
+    let mut read = 0;
+    // Where to go on, and what is overwritten by then.
+    let mut todo = vec![(start, 0_u16)];
+    let mut seen = HashSet::new();
+    while let Some((mut at, mut written)) = todo.pop() {
+        while seen.insert((at, written)) {
+            let Some(instruction) = code.decode(at).filter(|_| seen.len() < 64) else {
+                return u16::MAX;
+            };
+            let is_syscall = instruction.code() == Opcode::Syscall;
+            let is_same = instruction.mnemonic() == iced_x86::Mnemonic::Xor
+                && instruction.op1_kind() == OpKind::Register
+                && instruction.op0_register() == instruction.op1_register();
+            let mut writes = 0;
+            for used in info.info(&instruction).used_registers() {
+                let Some(number) = number_of(used.register()) else { continue };
+                if !matches!(used.access(), OpAccess::Write) && !is_syscall && !is_same {
+                    read |= 1_u16 << number & !written;
+                }
+                let is_whole = used.register().size() >= 4;
+                if matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite) && is_whole {
+                    writes |= 1_u16 << number;
+                }
+            }
+            written |= writes;
+            match instruction.flow_control() {
+                FlowControl::Next => {}
+                FlowControl::Call if is_syscall => {}
+                FlowControl::ConditionalBranch => {
+                    todo.push((instruction.near_branch_target(), written));
+                }
+                FlowControl::UnconditionalBranch => {
+                    todo.push((instruction.near_branch_target(), written));
+                    break;
+                }
+                FlowControl::Return => break,
+                _ => return u16::MAX,
+            }
+            at = instruction.next_ip();
+        }
+    }
+    read
+}
+
 /// How many bytes of a segment are the file's headers, which hold addresses for others to read.
 fn headers_len(segment: &[u8]) -> usize {
     let word = |at: usize| segment.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
@@ -742,6 +845,13 @@ impl Summary {
                 site.node < nodes
                     && site.number.iter().all(is_source)
                     && site.argument.iter().all(|(_, sources)| sources.iter().all(is_source))
+            })
+            && self.tables.iter().all(|table| {
+                table.node < nodes
+                    && table.leaks.iter().all(|leak| {
+                        leak.node < nodes
+                            && leak.passed_to.is_none_or(|(import, _)| import < imports)
+                    })
             })
             && self.uses.iter().all(|call| {
                 call.node < nodes

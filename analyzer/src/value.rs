@@ -74,6 +74,14 @@ impl Value {
         self.0.as_ref()
     }
 
+    /// The numbers among the atoms.
+    pub(crate) fn constants(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().flatten().filter_map(|atom| match atom {
+            Atom::Const(value) => Some(*value),
+            _ => None,
+        })
+    }
+
     fn join(&self, other: &Self) -> Self {
         match (&self.0, &other.0) {
             (Some(a), Some(b)) if a == b => self.clone(),
@@ -146,6 +154,38 @@ impl State {
             _ => Value::of(Atom::Param(Place::Register(number as u8))),
         });
         Self { registers, stack: BTreeMap::new(), escaped: i32::MAX, stored: Value::ANY }
+    }
+
+    /// At the first instruction of a function to which callers pass these addresses.
+    pub(crate) fn given(addresses: &BTreeMap<u8, BTreeSet<u64>>) -> Self {
+        let mut state = Self::entry();
+        for (register, addresses) in addresses {
+            // Not cut short: none of them may get lost.
+            let known = addresses.iter().map(|address| Atom::Const(*address)).collect();
+            state.registers[usize::from(*register)] = Value(Some(known));
+        }
+        state
+    }
+
+    /// What a register may hold, as far as it is constant.
+    pub(crate) fn constants(&self, register: u8) -> Vec<u64> {
+        self.registers[usize::from(register)].constants().collect()
+    }
+
+    /// Where the frame may hold constants of a kind.
+    pub(crate) fn stack_constants(&self, is_wanted: impl Fn(u64) -> bool) -> Vec<i32> {
+        let held = self.stack.iter().filter(|(_, value)| value.constants().any(&is_wanted));
+        held.map(|(offset, _)| *offset).collect()
+    }
+
+    /// The lowest place in the frame whose address was given away.
+    pub(crate) fn escaped(&self) -> i32 {
+        self.escaped
+    }
+
+    /// Where `rsp` points to in the frame, if that is known.
+    pub(crate) fn stack_pointer(&self) -> Option<i32> {
+        self.registers[4].stack_address()
     }
 
     fn unknown() -> Self {
@@ -281,6 +321,12 @@ pub(crate) enum Event {
     Lost,
     /// The word at this address is written; [`State::stored`] is what.
     Store(u64),
+    /// A call or jump through a register or memory that a register points to; bytes pushed.
+    Indirect(i32),
+    /// While something is watched: any instruction, before it is interpreted.
+    Instruction,
+    /// While something is watched: the same without control flow, afterwards.
+    Done,
 }
 
 /// How many instructions are interpreted for one function before giving up.
@@ -298,6 +344,9 @@ pub(crate) struct Interpreter<'c, 'i, 'a> {
     returns: HashMap<u64, bool>,
     /// Which registers functions may change, a bit each, as far as that was asked.
     changes: HashMap<u64, u16>,
+    /// Addresses of which none may get lost, if any; and whether one did where control joins.
+    watched: Vec<(u64, u64)>,
+    has_lost: bool,
 }
 
 /// Registers that survive calls: `rbx`, `rsp`, `rbp`, `r12` to `r15`; Go's: `rsp`.
@@ -320,7 +369,35 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             labels,
             returns: HashMap::new(),
             changes: HashMap::new(),
+            watched: Vec::new(),
+            has_lost: false,
         }
+    }
+
+    /// Shows every instruction from now on, and minds addresses in these ranges.
+    pub(crate) fn watch(&mut self, ranges: Vec<(u64, u64)>) {
+        self.watched = ranges;
+        self.has_lost = false;
+    }
+
+    /// Ends it; whether a join has lost such an address.
+    pub(crate) fn unwatch(&mut self) -> bool {
+        self.watched.clear();
+        self.has_lost
+    }
+
+    fn is_watched(&self, value: &Value) -> bool {
+        value.constants().any(|value| self.watched.iter().any(|(a, b)| (*a..*b).contains(&value)))
+    }
+
+    /// Whether a join made nothing known of a value that may be a watched address.
+    fn loses(&self, before: &State, other: &State, joined: &State) -> bool {
+        let registers = before.registers.iter().chain(&other.registers);
+        let joined_registers = joined.registers.iter().cycle();
+        let is_lost = |(old, new): (&Value, &Value)| self.is_watched(old) && !self.is_watched(new);
+        let stack = before.stack.iter().chain(&other.stack);
+        registers.zip(joined_registers).any(is_lost)
+            || stack.into_iter().any(|(at, old)| is_lost((old, &joined.load(*at))))
     }
 
     /// Labels of the function that `address` is in.
@@ -415,6 +492,16 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
         show: impl FnMut(u64, Event, &State),
     ) -> Option<HashSet<u64>> {
         self.run(root, State::entry(), show)
+    }
+
+    /// The same with this known at the function's first instruction.
+    pub(crate) fn function_from(
+        &mut self,
+        root: u64,
+        state: State,
+        show: impl FnMut(u64, Event, &State),
+    ) -> Option<HashSet<u64>> {
+        self.run(root, state, show)
     }
 
     /// Whether the function at `start` may return. Where that is not found out soon, it may.
@@ -515,8 +602,13 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             for (target, state) in joins {
                 match leaders.get_mut(&target) {
                     Some(known) => {
+                        let before = (!self.watched.is_empty()).then(|| known.clone());
                         if known.join(&state) {
                             todo.insert(target);
+                        }
+                        if let Some(before) = before {
+                            let known = known.clone();
+                            self.has_lost |= self.loses(&before, &state, &known);
                         }
                     }
                     None => {
@@ -574,6 +666,10 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                 return seen;
             };
             seen.push(at);
+            let is_watching = !self.watched.is_empty();
+            if is_watching {
+                show(at, Event::Instruction, &state);
+            }
             let is_memory_slot = instruction.op_count() > 0
                 && instruction.op0_kind() == OpKind::Memory
                 && (instruction.is_ip_rel_memory_operand()
@@ -626,6 +722,8 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                     } else if is_memory_slot {
                         let slot = instruction.memory_displacement64();
                         show(at, Event::Through(slot, 8), &state);
+                    } else {
+                        show(at, Event::Indirect(8), &state);
                     }
                     let never_returns = instruction.op0_kind() == OpKind::NearBranch64
                         && !self.may_return(instruction.near_branch_target(), 0);
@@ -650,6 +748,8 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                     if is_memory_slot {
                         let slot = instruction.memory_displacement64();
                         show(at, Event::Through(slot, 0), &state);
+                    } else if self.code.jump_table(at).is_none() {
+                        show(at, Event::Indirect(0), &state);
                     }
                     match self.code.jump_table(at) {
                         Some(targets) => {
@@ -680,24 +780,14 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                         state.stored = Value::ANY;
                     }
                     self.step(&instruction, &mut state);
+                    if is_watching {
+                        show(at, Event::Done, &state);
+                    }
                 }
             }
             compared = compared_with(&instruction);
             at = instruction.next_ip();
         }
-    }
-
-    /// Where in the frame the memory operand is, if it is there.
-    fn frame_offset(instruction: &Instruction, state: &State) -> Option<i32> {
-        if instruction.memory_index() != Register::None
-            || instruction.memory_segment() == Register::FS
-            || instruction.memory_segment() == Register::GS
-        {
-            return None;
-        }
-        let base = number_of(instruction.memory_base())?;
-        let displacement = instruction.memory_displacement64() as i64;
-        state.registers[base].add(displacement).stack_address()
     }
 
     fn operand(&self, instruction: &Instruction, index: u32, state: &State) -> Value {
@@ -719,7 +809,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             }
             OpKind::Memory => {
                 let size = instruction.memory_size().size();
-                if let Some(offset) = Self::frame_offset(instruction, state) {
+                if let Some(offset) = frame_offset(instruction, state) {
                     let value = state.load(offset);
                     return match size {
                         8 => value,
@@ -913,7 +1003,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
     fn write(&mut self, instruction: &Instruction, state: &mut State, value: Value) {
         if instruction.op0_kind() == OpKind::Memory {
             let size = instruction.memory_size().size();
-            match Self::frame_offset(instruction, state) {
+            match frame_offset(instruction, state) {
                 Some(offset) if size == 8 => state.store(offset, value),
                 Some(offset) if size == 4 => state.store(offset, value.low32()),
                 Some(offset) => state.store(offset, Value::ANY),
@@ -955,7 +1045,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             !matches!(used.access(), OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess)
         });
         if writes_memory {
-            match Self::frame_offset(instruction, state) {
+            match frame_offset(instruction, state) {
                 Some(offset) => {
                     let len = instruction.memory_size().size().max(8) as i32;
                     for at in (0..len).step_by(8) {
@@ -977,6 +1067,19 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             }
         }
     }
+}
+
+/// Where in the frame the memory operand is, if it is there.
+pub(crate) fn frame_offset(instruction: &Instruction, state: &State) -> Option<i32> {
+    if instruction.memory_index() != Register::None
+        || instruction.memory_segment() == Register::FS
+        || instruction.memory_segment() == Register::GS
+    {
+        return None;
+    }
+    let base = number_of(instruction.memory_base())?;
+    let displacement = instruction.memory_displacement64() as i64;
+    state.registers[base].add(displacement).stack_address()
 }
 
 /// A whole register and the number that the instruction compares it with.
@@ -1019,7 +1122,7 @@ fn sign_extended(value: &Value, from: usize, to: usize) -> Value {
 }
 
 /// The number of the general register that this one is part of.
-fn number_of(register: Register) -> Option<usize> {
+pub(crate) fn number_of(register: Register) -> Option<usize> {
     let full = register.full_register();
     (register.is_gpr()).then(|| full as usize - Register::RAX as usize)
 }
@@ -1028,7 +1131,7 @@ fn is_high(register: Register) -> bool {
     matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
 }
 
-fn is_cmov(mnemonic: Mnemonic) -> bool {
+pub(crate) fn is_cmov(mnemonic: Mnemonic) -> bool {
     use Mnemonic::{
         Cmova, Cmovae, Cmovb, Cmovbe, Cmove, Cmovg, Cmovge, Cmovl, Cmovle, Cmovne, Cmovno, Cmovnp,
         Cmovns, Cmovo, Cmovp, Cmovs,

@@ -280,6 +280,99 @@ fn a_function_that_does_not_return_does_not_spoil_what_follows() {
 }
 
 #[test]
+fn a_wrapper_in_a_table() {
+    expect(
+        "KEEP long wrapper(long n) { return CALL(n); }
+         struct table { long (*one)(long); long (*two)(long); } table = { wrapper, wrapper };
+         KEEP long pass(struct table *t, long n) { return n ? t->two(GETPID) + 1 : 3; }
+         KEEP void unused(void) { argument = (long)&table; }
+         KEEP void never(void) { pass(&table, 1); table.one(GETGID); }
+         void start(void) { pass(&table, argument); table.one(GETUID); CALL(EXIT); }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
+fn a_wrapper_in_a_table_that_gets_around_is_not_trusted() {
+    let fixture = Fixture::new();
+    let ways = [
+        "argument = (long)&table;",
+        "argument = (long)table.two;",
+        "other(argument ? &table : (struct table *)argument);",
+        "((long (*)(void *))argument)(&table);",
+        "struct table copy = table; other(&copy);",
+        "struct { long n; struct table *t; } by = { 1, &table }; other(&by);",
+        "CALL2(13, 1, &table);",
+    ];
+    for way in ways {
+        let source = format!(
+            "#define CALL2(n, a, b) ({{ long r; __asm__ volatile(\"syscall\" : \"=a\"(r) : \"a\"((long)(n)), \"D\"((long)(a)), \"S\"((long)(b)) : \"rcx\", \"r11\", \"memory\"); r; }})
+             KEEP long wrapper(long n) {{ return CALL(n); }}
+             struct table {{ long (*one)(long); long (*two)(long); }} table = {{ wrapper, wrapper }};
+             KEEP long other(void *t) {{ argument = ((long *)t)[argument]; return argument; }}
+             void start(void) {{ {way} table.one(GETUID); CALL(EXIT); }}"
+        );
+        for flags in [STATIC, STATIC_PIE] {
+            let analysis = analysed(&fixture.compile("program", &source, &flags), None);
+            assert!(!analysis.is_complete(), "{way} {flags:?}: {:?}", analysis.names());
+        }
+    }
+}
+
+#[test]
+fn functions_that_call_each_other() {
+    let fixture = Fixture::new();
+    let source = "#define CALL2(n, a, b) ({ long r; __asm__ volatile(\"syscall\" : \"=a\"(r) : \"a\"((long)(n)), \"D\"((long)(a)), \"S\"((long)(b)) : \"rcx\", \"r11\", \"memory\"); r; })
+                  KEEP long second(long what);
+                  KEEP long first(long what) { CALL2(16, 0, what); return argument ? second(what) + 1 : 0; }
+                  KEEP long second(long what) { CALL2(72, 0, what); return argument ? first(what) + 2 : 0; }
+                  void start(void) { first(1); second(2); CALL(EXIT); }";
+    let analysis = analysed(&fixture.compile("program", source, &STATIC), None);
+    assert_eq!(analysis.arguments[&16], Some([1, 2].into()));
+    assert_eq!(analysis.arguments[&72], Some([1, 2].into()));
+}
+
+#[test]
+fn a_variable_of_each_thread() {
+    expect(
+        "KEEP long first(void) { return CALL(GETPID); }
+         __thread long (*method)(void) = first;
+         void start(void) { method(); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
+fn an_address_in_the_middle_of_a_table() {
+    let fixture = Fixture::new();
+    let source = "KEEP long first(void) { return CALL(GETPID); }
+                  KEEP long second(void) { return CALL(GETUID); }
+                  struct row { long number; long (*method)(void); };
+                  struct row rows[] = { { 1, first }, { 2, second } };
+                  KEEP long use(struct row *row) { return row[argument].method(); }
+                  void start(void) { use(&rows[1]); CALL(EXIT); }";
+    let analysis = analysed(&fixture.compile("program", source, &STATIC_PIE), None);
+    assert!(analysis.names().contains("getpid"), "{:?}", analysis.names());
+}
+
+#[test]
+fn what_the_linker_collects() {
+    expect(
+        "KEEP long first(void) { return CALL(GETPID); }
+         KEEP long second(void) { return CALL(GETUID); }
+         typedef long (*method)(void);
+         __attribute__((section(\"collected\"), used)) method one = first;
+         __attribute__((section(\"collected\"), used)) method two = second;
+         extern method __start_collected[], __stop_collected[];
+         void start(void) {
+             for (method *at = __start_collected; at < __stop_collected; at++) (*at)();
+             CALL(EXIT);
+         }",
+        &["getpid", "getuid", "exit"],
+    );
+}
+
+#[test]
 fn an_unknown_number_is_reported_with_its_place() {
     let fixture = Fixture::new();
     let source = "KEEP long wild(long *p) { return CALL(p[argument]); }
@@ -468,4 +561,80 @@ fn the_dynamic_linker_does_not_execute_others_by_itself() {
     assert!(hello.names().contains("execve") && !hello.executes_others());
     let shell = compile("shell", "int main(void) { execl(\"/bin/true\", \"true\", 0); return 1; }");
     assert!(shell.executes_others());
+}
+
+/// A program may execute others, and these may load libraries by names that are computed, wherever the
+/// files lie.
+#[test]
+fn programs_that_are_executed_count_with_what_they_load() {
+    let fixture = Fixture::new();
+    fixture.compile(
+        "libplug.so",
+        "long plug(void) { return CALL(152); } long hx_other(void) { return CALL(153); }",
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libplug.so"],
+    );
+    let loader = r#"
+        #include <dlfcn.h>
+        void start(void) {}
+        int main(int count, char **words) {
+            void *library = dlopen(words[1], RTLD_NOW);
+            return ((long (*)(void))dlsym(library, "plug"))();
+        }"#;
+    fs::write(fixture.dir.path().join("loader.c"), loader).unwrap();
+    let status = Command::new("gcc")
+        .args(["-O2", "-w", "-o", "loader", "loader.c"])
+        .current_dir(fixture.dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    // A program that knows the library's symbol by chance, and loads nothing.
+    let quiet =
+        "const char *volatile name = \"hx_other\"; void start(void) { name++; CALL(GETGID); }";
+    let quiet = fixture.compile("quiet", quiet, &STATIC);
+    let executes = fixture.compile("executes", "void start(void) { CALL(59); }", &STATIC);
+    let request = |program: &Path| Request {
+        program: program.to_path_buf(),
+        executables: vec![fixture.dir.path().join("loader"), quiet.clone()],
+        libraries: vec![fixture.dir.path().join("libplug.so")],
+        ..Request::default()
+    };
+    let calls = |program: &Path| {
+        analyse(&HostTree::new("/"), &Cache::open(), &request(program)).unwrap().names()
+    };
+    let names = calls(&executes);
+    for call in ["munlockall", "getgid", "openat"] {
+        assert!(names.contains(call), "{call} in {names:?}");
+    }
+    assert!(!names.contains("vhangup"), "{names:?}");
+    assert_eq!(calls(&quiet), ["getgid".to_owned()].into());
+}
+
+/// A library's import may be bound to what is loaded after the import was met.
+#[test]
+fn an_import_that_a_later_library_defines() {
+    let fixture = Fixture::new();
+    let flags = |name| [&["-shared", "-fPIC", "-nostdlib"][..], &[name]].concat();
+    fixture.compile(
+        "liblate.so",
+        "long late(void) { return CALL(152); }",
+        &flags("-Wl,-soname,liblate.so"),
+    );
+    let early = "long late(void); void *dlopen(const char *, int);
+                 KEEP void load(void) { dlopen(\"liblate.so\", 0x101); }
+                 long early(void) { load(); return late() + 1; }";
+    fixture.compile("libearly.so", early, &flags("-Wl,-soname,libearly.so"));
+    let program = r#"
+        #include <dlfcn.h>
+        void start(void) {}
+        int main(void) {
+            void *library = dlopen("libearly.so", RTLD_LAZY);
+            return ((long (*)(void))dlsym(library, "early"))();
+        }"#;
+    fs::write(fixture.dir.path().join("main.c"), program).unwrap();
+    let status = Command::new("gcc")
+        .args(["-O2", "-w", "-o", "main", "main.c"])
+        .current_dir(fixture.dir.path())
+        .status();
+    assert!(status.unwrap().success());
+    let analysis = analysed(&fixture.dir.path().join("main"), Some(fixture.dir.path()));
+    assert!(analysis.names().contains("munlockall"), "{:?}", analysis.names());
 }

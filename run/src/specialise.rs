@@ -19,7 +19,7 @@ use std::{
 use hx_abi::ROOT_IMAGE_ADDR;
 use hx_analyze::{
     cache::Cache as Summaries,
-    program::{Analysis, Request, analyse},
+    program::{Request, analyse},
     report::{KernelConfig, name},
 };
 use hx_libraries::tree::{CpioTree, Kind, Tree};
@@ -204,18 +204,10 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<Kern
     let summaries = if settings.no_cache { Summaries::none() } else { Summaries::open() };
     let [library_path, preload] = LINKER_VARIABLES.map(|name| variable(settings, name));
     let mut request =
-        Request { program: prepared.program.clone(), library_path, preload, also: Vec::new() };
-    let analyse = |request: &Request| -> Result<Analysis> {
-        analyse(&tree, &summaries, request)
-            .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))
-    };
-    let mut analysis = analyse(&request)?;
-    let executes = analysis.executes_others();
-    if executes || !analysis.assumptions.is_empty() {
-        let loads = !analysis.assumptions.is_empty();
-        others(&tree, Path::new("/"), loads, executes, &mut request.also);
-        analysis = analyse(&request)?;
-    }
+        Request { program: prepared.program.clone(), library_path, preload, ..Request::default() };
+    others(&tree, Path::new("/"), &mut request);
+    let analysis = analyse(&tree, &summaries, &request)
+        .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))?;
     let config = analysis.kernel_config(false);
     if config.is_none() {
         let first = analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
@@ -227,19 +219,19 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<Kern
 }
 
 /// Files of the image that a running program may load or execute.
-fn others(tree: &dyn Tree, dir: &Path, loads: bool, executes: bool, found: &mut Vec<PathBuf>) {
+fn others(tree: &dyn Tree, dir: &Path, request: &mut Request) {
     for entry in tree.list(dir).unwrap_or_default() {
         let path = dir.join(&entry);
         let Ok(node) = tree.lstat(&path) else { continue };
         match node.kind() {
-            Kind::Directory => others(tree, &path, loads, executes, found),
+            Kind::Directory => others(tree, &path, request),
             Kind::File if node.content.len() > 64 => {
-                let name = entry.as_bytes();
-                let is_library = name.windows(3).any(|part| part == b".so");
-                let is_wanted =
-                    if is_library { loads } else { executes && node.metadata.mode & 0o111 != 0 };
+                let is_library = entry.as_bytes().windows(3).any(|part| part == b".so");
+                let is_wanted = is_library || node.metadata.mode & 0o111 != 0;
                 if is_wanted && node.content.read_at(0, 4).is_ok_and(|head| head == b"\x7fELF") {
-                    found.push(path);
+                    let list =
+                        if is_library { &mut request.libraries } else { &mut request.executables };
+                    list.push(path);
                 }
             }
             _ => {}
