@@ -53,6 +53,9 @@ pub(crate) struct Export {
     pub(crate) is_code: bool,
 }
 
+/// The file that `open` finds in any kernel, as a C string.
+pub(crate) const PLAIN_DEVICE: &[u8] = b"/dev/null\0";
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Linkage {
@@ -75,6 +78,8 @@ pub(crate) struct Linkage {
     /// What belongs together, from first to last address: data objects, and what linkers collect
     /// between `__start_NAME` and `__stop_NAME`.
     pub(crate) extents: Vec<(u64, u64)>,
+    /// Where [`PLAIN_DEVICE`] lies that nobody can change.
+    pub(crate) plain_devices: Vec<u64>,
     /// Where threads' variables get their first values from.
     pub(crate) threads: Option<(u64, u64)>,
 }
@@ -143,6 +148,7 @@ impl Linkage {
                 linkage.resolvers.push(symbol.st_value);
             }
         }
+        linkage.plain_devices = plain_devices(elf, bytes);
         let threads =
             elf.program_headers.iter().find(|h| h.p_type == goblin::elf::program_header::PT_TLS);
         linkage.threads = threads.map(|h| (h.p_vaddr, h.p_vaddr.saturating_add(h.p_filesz)));
@@ -286,6 +292,29 @@ impl Linkage {
         self.initialisers.sort_unstable();
         self.initialisers.dedup();
     }
+}
+
+fn plain_devices(elf: &Elf<'_>, bytes: &[u8]) -> Vec<u64> {
+    use goblin::elf::program_header::{PF_W, PT_LOAD};
+    let constant =
+        elf.program_headers.iter().filter(|h| h.p_type == PT_LOAD && h.p_flags & PF_W == 0);
+    let mut found = Vec::new();
+    for header in constant {
+        let (Ok(start), Ok(len)) =
+            (usize::try_from(header.p_offset), usize::try_from(header.p_filesz))
+        else {
+            continue;
+        };
+        let end = start.saturating_add(len).min(bytes.len());
+        let content = bytes.get(start..end).unwrap_or(&[]);
+        let first = PLAIN_DEVICE[0];
+        for (at, _) in content.iter().enumerate().filter(|(_, byte)| **byte == first) {
+            if content[at..].starts_with(PLAIN_DEVICE) && found.len() < 1000 {
+                found.push(header.p_vaddr.saturating_add(at as u64));
+            }
+        }
+    }
+    found
 }
 
 fn word_at(elf: &Elf<'_>, bytes: &[u8], address: u64) -> Option<u64> {

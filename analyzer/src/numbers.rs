@@ -68,8 +68,15 @@ const RDI: Place = Place::Register(7);
 const RSI: Place = Place::Register(6);
 const RDX: Place = Place::Register(2);
 
+/// Calls whose path says what is needed: 0 stands for [`PLAIN_DEVICE`](crate::linkage::PLAIN_DEVICE), 1 for
+/// any other.
+pub(crate) const OPEN: u32 = 2;
+pub(crate) const OPENAT: u32 = 257;
+
 /// System calls of which one argument says what is needed: number, place at the `syscall`.
-pub(crate) const ARGUMENTS: [(u32, Place); 7] = [
+pub(crate) const ARGUMENTS: [(u32, Place); 9] = [
+    (OPEN, RDI),
+    (OPENAT, RSI),
     (16, RSI),  // ioctl: the request
     (41, RDI),  // socket: the family
     (53, RDI),  // socketpair: the family

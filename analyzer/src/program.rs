@@ -26,7 +26,7 @@ use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
 
 use crate::{
     cache::Cache,
-    numbers::{Callee, Source},
+    numbers::{Callee, OPEN, OPENAT, Source},
     summary::{Link, Summary},
     value::Place,
 };
@@ -663,7 +663,11 @@ impl Linking<'_> {
                         continue;
                     }
                     let entry = arguments.entry(*number).or_insert_with(|| Some(BTreeSet::new()));
-                    for (value, _) in solver.values(file, sources, (at, site.address)) {
+                    for (value, by) in solver.values(file, sources, (at, site.address)) {
+                        let value = match *number {
+                            OPEN | OPENAT => value.map(|path| solver.linking.path_kind(by.0, path)),
+                            _ => value,
+                        };
                         match (value, &mut *entry) {
                             (Ok(value), Some(set)) => {
                                 set.insert(value);
@@ -682,6 +686,12 @@ impl Linking<'_> {
         self.analysis.unresolved = unresolved.into_iter().collect();
         self.analysis.arguments = arguments;
         self.note_assumptions();
+    }
+
+    /// What [`OPEN`] says of the string at this address of the file of `at`.
+    fn path_kind(&self, at: At, address: u64) -> u64 {
+        let plain = &self.analysis.files[at.0 as usize].summary.plain_devices;
+        u64::from(!plain.contains(&address))
     }
 
     /// Libraries whose names are not known.

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 8;
+pub(crate) const VERSION: u32 = 9;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,6 +89,8 @@ pub(crate) struct Summary {
     pub(crate) uses: Vec<Use>,
     /// Wrappers whose addresses lie in data.
     pub(crate) tables: Vec<Table>,
+    /// Addresses of the constant string [`PLAIN_DEVICE`](crate::linkage::PLAIN_DEVICE).
+    pub(crate) plain_devices: Vec<u64>,
     pub(crate) strings: Vec<String>,
     /// Names of functions, by address.
     pub(crate) names: Vec<(u64, String)>,
@@ -262,6 +264,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             sites,
             uses,
             tables,
+            plain_devices: self.linkage.plain_devices,
             strings,
             code_nodes,
             names: self.linkage.names.into_iter().collect(),

@@ -486,6 +486,26 @@ fn arguments_that_decide_are_known() {
 }
 
 #[test]
+fn what_is_opened_is_known() {
+    let fixture = Fixture::new();
+    let opened = |path: &str| {
+        let source = format!(
+            "#define OPEN(path) ({{ long r; __asm__ volatile(\"syscall\" : \"=a\"(r) : \"a\"(2L), \"D\"(path), \"S\"(0L) : \"rcx\", \"r11\", \"memory\"); r; }})
+             char changing[] = \"/dev/null\";
+             KEEP long open(const char *path) {{ return OPEN(path); }}
+             void start(void) {{ open(\"/dev/null\"); open({path}); CALL(EXIT); }}"
+        );
+        let program = fixture.compile("program", &source, &STATIC_PIE);
+        analysed(&program, None).arguments[&2].clone()
+    };
+    assert_eq!(opened("\"/dev/null\""), Some([0].into()));
+    assert_eq!(opened("\"/dev/zero\""), Some([0, 1].into()));
+    assert_eq!(opened("\"/dev/null/\""), Some([0, 1].into()));
+    assert_eq!(opened("changing"), Some([0, 1].into()));
+    assert_eq!(opened("*(char **)argument"), None);
+}
+
+#[test]
 fn a_second_run_uses_what_was_kept() {
     let fixture = Fixture::new();
     let program =

@@ -35,6 +35,9 @@ const SCRIPT: &str = include_str!("../../kernel/kernel.ld");
 /// The path of the table of calls.
 const TABLE: &str = "hx_syscalls::table::ENTRIES";
 
+/// What stands among the calls for core files.
+pub const CORE_FILES: &str = "@core";
+
 /// What the names of parts begin with.
 const PART: &str = "PART_";
 
@@ -47,7 +50,7 @@ const RELA_ADDEND: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Selection {
-    /// Names of system calls.
+    /// Names of system calls, and [`CORE_FILES`].
     pub calls: BTreeSet<String>,
     /// By call, all values of the argument that decides what it needs. What is not here may have any.
     #[serde(default)]

@@ -65,13 +65,14 @@ pub(crate) fn kernel(
             })?)
         };
     let Some(mut config) = config else { return Ok(None) };
+    let options = settings.core.is_some().then(|| hx_linker::CORE_FILES.to_owned());
     config.calls.extend(ALWAYS.map(str::to_owned));
     config.calls.sort();
     config.calls.dedup();
     let text = config.to_toml();
     let Some(parts) = parts(settings, full)? else { return Ok(None) };
     let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
+    (&text, &options).hash(&mut hasher);
     let version = fs::metadata(&parts).and_then(|about| Ok((about.len(), about.modified()?)));
     version.map_err(|error| Error::file("cannot read", &parts, error))?.hash(&mut hasher);
     let count = config.calls.len();
@@ -86,7 +87,7 @@ pub(crate) fn kernel(
     // For the user to read.
     cache.write(&path.with_extension("toml"), text.as_bytes())?;
     let selection = Selection {
-        calls: config.calls.into_iter().collect(),
+        calls: config.calls.into_iter().chain(options).collect(),
         arguments: config
             .arguments
             .into_iter()

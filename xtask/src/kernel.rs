@@ -170,10 +170,11 @@ fn parts() -> PathBuf {
 /// Where the file lists what is no system call, or the kernel's parts do not compile.
 pub(crate) fn build_specialised(config: &Path, output: &Path) -> Result<()> {
     let text = fs::read_to_string(config).with_context(|| format!("cannot read {config:?}"))?;
-    let selection: Selection = toml::from_str(&text).with_context(|| format!("{config:?}"))?;
+    let mut selection: Selection = toml::from_str(&text).with_context(|| format!("{config:?}"))?;
     if let Some(name) = selection.calls.iter().find(|n| n.parse::<syscalls::Sysno>().is_err()) {
         bail!("{config:?}: {name:?} is no system call");
     }
+    selection.calls.insert(hx_linker::CORE_FILES.to_owned());
     build_parts()?;
     hx_linker::link(&parts(), &selection, output)?;
     Ok(())

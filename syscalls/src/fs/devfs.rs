@@ -8,7 +8,13 @@ use super::{
     tmpfs::Tmpfs,
     vfs::Vfs,
 };
-use crate::Errno;
+use crate::{
+    Errno,
+    parts::{PATH_CALLS, Part},
+};
+
+/// `/dev/pts`.
+static PART_TERMINALS: Part<fn(&Vfs) -> Result<(), Errno>> = Part::new(PATH_CALLS, pty::mount);
 
 /// Nodes, with their permissions.
 const NODES: &[(&str, u32, u32, u32)] = &[
@@ -48,5 +54,5 @@ pub fn mount(vfs: &Vfs) -> Result<(), Errno> {
     }
     let shm = Tmpfs::superblock("tmpfs", vfs.anonymous_device(), 0o1777);
     vfs.mount(shm, b"/dev/shm", flags | MountFlags::NODEV)?;
-    pty::mount(vfs)
+    PART_TERMINALS.get().map_or(Ok(()), |mount| mount(vfs))
 }

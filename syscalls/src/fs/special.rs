@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Errno,
     mm::{FileIdentity, Mapping, SharedMemory},
+    parts::{PATH_CALLS, Part},
     platform::platform,
     task::Thread,
     user::{MAX_RW_COUNT, Sink, Source, UserAddr, UserPtr},
@@ -34,10 +35,16 @@ pub fn open_fifo(
     flags: u32,
     thread: &Thread,
 ) -> Result<Arc<dyn File>, Errno> {
+    PART_FIFOS.get().ok_or(Errno::ENXIO)?(state, flags, thread)
+}
+
+type OpenFifo = fn(&InodeState, u32, &Thread) -> Result<Arc<dyn File>, Errno>;
+
+static PART_FIFOS: Part<OpenFifo> = Part::new(PATH_CALLS, |state, flags, thread| {
     let attachment = state.attachment.call_once(|| Pipe::new(&thread.credentials()));
     let pipe = attachment.clone().downcast::<Pipe>().map_err(|_| Errno::ENXIO)?;
     Ok(pipe.open_named(flags, thread)?)
-}
+});
 
 /// Opens the device that a node names.
 ///
@@ -53,12 +60,20 @@ pub fn open_device(
     if kind != FileType::CharDevice {
         return Err(Errno::ENXIO);
     }
-    let system = &thread.process.system;
     match (device.major, device.minor) {
         (MEMORY_MAJOR, minor) => {
             let memory = MemoryDevice::from_minor(minor).ok_or(Errno::ENXIO)?;
             Ok(Arc::new(memory))
         }
+        _ => PART_TERMINALS.get().ok_or(Errno::ENXIO)?(device, flags, thread),
+    }
+}
+
+type OpenTerminal = fn(Device, u32, &Thread) -> Result<Arc<dyn File>, Errno>;
+
+static PART_TERMINALS: Part<OpenTerminal> = Part::new(PATH_CALLS, |device, flags, thread| {
+    let system = &thread.process.system;
+    match (device.major, device.minor) {
         (TTY_MAJOR, 0) => {
             let sid = thread.process.sid();
             let tty = system.terminals.controlling(sid).ok_or(Errno::ENXIO)?;
@@ -76,7 +91,7 @@ pub fn open_device(
         }
         _ => Err(Errno::ENXIO),
     }
-}
+});
 
 fn open_terminal(path: &[u8], flags: u32, thread: &Thread) -> Result<Arc<dyn File>, Errno> {
     let place = thread.process.system.vfs.resolve(path).map_err(|_| Errno::EIO)?;

@@ -18,6 +18,7 @@ use linux_raw_sys::general as linux;
 use super::{Ctx, Thread};
 use crate::{
     Errno, SysResult, calls,
+    parts::Part,
     platform::{ThreadHandle, platform},
     sync::Mutex,
     table::{Call, Flags},
@@ -306,8 +307,6 @@ fn futex(
     let base = if is_realtime { TimeBase::Realtime } else { TimeBase::Monotonic };
     let time = UserPtr::from(UserAddr(timeout));
     let any = linux::FUTEX_BITSET_MATCH_ANY;
-    // For the calls without a timeout its register holds a count.
-    let val2 = timeout as u32;
     match command {
         linux::FUTEX_WAIT => {
             let deadline = match time.read_optional()? {
@@ -331,6 +330,37 @@ fn futex(
             let key = key_of(ctx.thread, uaddr, scope)?;
             Ok(table(ctx.thread).wake(&key, wake_count(val), bitset))
         }
+        _ => {
+            let more = PART_MORE.get().ok_or(Errno::ENOSYS)?;
+            more(ctx, MoreRequest { command, uaddr, uaddr2, scope, base, val, time: timeout, val3 })
+        }
+    }
+}
+
+/// What [`more`] is asked for: `futex`'s arguments.
+struct MoreRequest {
+    command: u32,
+    uaddr: UserAddr,
+    uaddr2: UserAddr,
+    scope: Scope,
+    base: TimeBase,
+    val: u32,
+    /// The time's address, or a second count.
+    time: u64,
+    val3: u32,
+}
+
+/// All but waiting and waking (0, 1, 9 and 10 with their flags, 128 and 256).
+static PART_MORE: Part<fn(&mut Ctx<'_>, MoreRequest) -> SysResult> = Part::new(
+    "futex=2-8,futex=11-127,futex=130-136,futex=139-255,futex=258-264,futex=267-383,futex=386-392,\
+     futex=395-4294967295",
+    more,
+);
+
+fn more(ctx: &mut Ctx<'_>, request: MoreRequest) -> SysResult {
+    let MoreRequest { command, uaddr, uaddr2, scope, base, val, time, val3 } = request;
+    let (time, val2) = (UserPtr::from(UserAddr(time)), time as u32);
+    match command {
         linux::FUTEX_REQUEUE => cmp_requeue(ctx.thread, [uaddr, uaddr2], scope, val, val2, None),
         linux::FUTEX_CMP_REQUEUE => {
             cmp_requeue(ctx.thread, [uaddr, uaddr2], scope, val, val2, Some(val3))

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Errno, SysResult,
     errno::is_restart,
+    parts::{CORE_FILES, Part},
     platform::platform,
     task::{Ctx, Thread, core_dump, exit},
     user::UserAddr,
@@ -106,7 +107,9 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
     }
     loop {
         if thread.must_exit.load(Ordering::SeqCst) {
-            core_dump::hand_in(ctx);
+            if let Some(hand_in) = PART_DUMPED_THREAD.get() {
+                hand_in(ctx);
+            }
             exit::end_thread(ctx);
             return Next::Ended;
         }
@@ -176,16 +179,32 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
             action @ (DefaultAction::Terminate | DefaultAction::Core) => {
                 let core = action == DefaultAction::Core;
                 let exit = Exit::Signal { signal: signal.number() as u8, core };
-                if core && core_dump::is_wanted(process) {
-                    core_dump::end_with_dump(ctx, info, exit);
-                } else {
-                    process.begin_exit(exit);
+                match PART_DUMP.get().filter(|_| core && core_dump::is_wanted(process)) {
+                    Some(end_with_dump) => end_with_dump(ctx, info, exit),
+                    None => {
+                        process.begin_exit(exit);
+                    }
                 }
             }
         },
-        Handler::Function(handler) => enter_handler(ctx, info, &action, handler, interrupted),
+        // Without rt_sigaction there is none.
+        Handler::Function(handler) => {
+            if let Some(enter_handler) = PART_HANDLERS.get() {
+                enter_handler(ctx, info, &action, handler, interrupted);
+            }
+        }
     }
 }
+
+type EnterHandler = fn(&mut Ctx<'_>, &SigInfo, &SignalAction, UserAddr, &mut Option<Errno>);
+
+static PART_HANDLERS: Part<EnterHandler> = Part::new("rt_sigaction", enter_handler);
+
+type EndWithDump = fn(&Ctx<'_>, &SigInfo, Exit);
+
+static PART_DUMP: Part<EndWithDump> = Part::new(CORE_FILES, core_dump::end_with_dump);
+
+static PART_DUMPED_THREAD: Part<fn(&Ctx<'_>)> = Part::new(CORE_FILES, core_dump::hand_in);
 
 /// Makes the thread go on in a handler.
 fn enter_handler(
