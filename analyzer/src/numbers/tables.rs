@@ -247,7 +247,7 @@ impl Walk<'_, '_, '_, '_> {
             Event::Call(target) => {
                 self.check_stack(at, state);
                 let callee = self.stubs.get(&target).copied();
-                self.hand_on(at, callee.map_or(Err(target), Ok), &HANDED_ON, state);
+                self.hand_on(at, callee.ok_or(target), &HANDED_ON, state);
             }
             Event::Jump(target) => {
                 let all: Vec<u8> = (0..16).filter(|register| *register != 4).collect();
@@ -255,7 +255,7 @@ impl Walk<'_, '_, '_, '_> {
                     self.leak(at);
                 }
                 let callee = self.stubs.get(&target).copied();
-                self.hand_on(at, callee.map_or(Err(target), Ok), &all, state);
+                self.hand_on(at, callee.ok_or(target), &all, state);
             }
             Event::Through(slot, _) => {
                 self.check_stack(at, state);

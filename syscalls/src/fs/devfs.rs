@@ -13,8 +13,10 @@ use crate::{
     parts::{PATH_CALLS, Part},
 };
 
+type Mount = fn(&Vfs) -> Result<(), Errno>;
+
 /// `/dev/pts`.
-static PART_TERMINALS: Part<fn(&Vfs) -> Result<(), Errno>> = Part::new(PATH_CALLS, pty::mount);
+static PART_TERMINALS: Part<Mount> = Part::new(PATH_CALLS, pty::mount);
 
 /// Nodes, with their permissions.
 const NODES: &[(&str, u32, u32, u32)] = &[
