@@ -1,6 +1,6 @@
 //! What comes from outside: input on the console link, time.
 //!
-//! Looked at when a processor idles, when a thread yields, and when an interrupt has found the
+//! Looked at when a processor idles, and when an interrupt has found the
 //! application running; never from inside a system call, so nothing here finds a lock taken by the
 //! code that it interrupted. The console link is the first processor's business: its interrupt goes
 //! there. The system's timers are seen to by whichever processor comes by when they are due; the one

@@ -947,8 +947,11 @@ fn next_thread_or_event() -> Option<Arc<KernelThread>> {
 
 /// Lets other threads that are ready run first.
 pub fn yield_now() {
-    if machine::this_cpu().sched.queued.load(Ordering::Relaxed) == 0 {
-        events::poll();
+    let cpu = machine::this_cpu();
+    if cpu.sched.queued.load(Ordering::Relaxed) == 0 && current().may_run_on(cpu.index) {
+        // What comes from outside interrupts the application as soon as it goes on.
+        current().renew_slice(machine::tsc());
+        return;
     }
     make_way(End::Last);
 }

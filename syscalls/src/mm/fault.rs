@@ -175,7 +175,7 @@ impl AddressSpace {
         present: Option<Entry>,
         fetched: Fetched,
     ) -> Result<(), Fault> {
-        let Fetched { wanted, page, is_patched, around, .. } = fetched;
+        let Fetched { wanted, page, is_patched, mut around, .. } = fetched;
         // Without WRITE, a shared page of a file whose writes are noted faults once more for that.
         let read_only = vma.protection - Protection::WRITE;
         let writes_are_free = vma.is_shared() && !wanted.mapping.tracks_writes();
@@ -193,17 +193,11 @@ impl AddressSpace {
         }
         vma.has_private_pages |= wanted.purpose == Purpose::Copy || is_patched;
         let around_protection = if writes_are_free { vma.protection } else { read_only };
-        for (offset, page) in around.into_iter().enumerate() {
-            let neighbour = UserAddr(wanted.around_at + offset as u64 * PAGE);
-            if let Some(page) = page
-                && self.table.get(neighbour).is_none()
-            {
-                // The page that was asked for is there; the others are a courtesy.
-                if self.table.map(neighbour, page, around_protection).is_err() {
-                    break;
-                }
-                accounts.mapped(1);
-            }
+        // The page that was asked for is there; the others are a courtesy.
+        if !wanted.around.is_empty() {
+            let at = UserAddr(wanted.around_at);
+            let count = self.table.map_missing(at, &mut around, around_protection);
+            accounts.mapped(count as u64);
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub use vma::{Backing, FileBacking, MAX_AREAS, MIN_ADDR, STACK_GUARD_GAP, Vma, V
 
 use crate::{
     fs::FileDescription,
-    page::{OutOfMemory, Page},
+    page::{OutOfMemory, PAGE_SIZE, Page},
     user::UserAddr,
 };
 
@@ -103,6 +103,29 @@ pub trait PageTable: Send + Sync {
     /// # Errors
     /// [`OutOfMemory`] where an intermediate table cannot be had.
     fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory>;
+
+    /// Maps those of `pages` that there are, each at its place from `at` on, where nothing is mapped
+    /// yet, as far as there is memory for that; gives how many. All places lie in one table of the
+    /// lowest level: in an aligned range of 2 MiB.
+    fn map_missing(
+        &self,
+        at: UserAddr,
+        pages: &mut [Option<Page>],
+        protection: Protection,
+    ) -> usize {
+        let mut count = 0;
+        for (index, slot) in pages.iter_mut().enumerate() {
+            let at = at.offset(index * PAGE_SIZE);
+            if slot.is_some()
+                && self.get(at).is_none()
+                && let Some(page) = slot.take()
+                && self.map(at, page, protection).is_ok()
+            {
+                count += 1;
+            }
+        }
+        count
+    }
 
     /// Replaces what is mapped at `at`; gives back the former page.
     ///

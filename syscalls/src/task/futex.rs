@@ -175,8 +175,7 @@ fn key_of(thread: &Thread, addr: UserAddr, scope: Scope) -> Result<Key, Errno> {
         let page = crate::page::PAGE_SIZE as u64;
         return Ok(Key::Shared { mapping, at: area.page_index(addr.0) * page + addr.0 % page });
     }
-    let space = thread.process.with_memory(|space| Arc::as_ptr(space) as usize);
-    Ok(Key::Private { space: space.unwrap_or_default(), addr: addr.0 })
+    Ok(Key::Private { space: thread.process.memory_id(), addr: addr.0 })
 }
 
 fn load(addr: UserAddr) -> Result<u32, Errno> {

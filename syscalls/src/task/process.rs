@@ -4,7 +4,7 @@ use alloc::{
     sync::{Arc, Weak},
     vec::Vec,
 };
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
 use hx_abi::link::Exit;
 
@@ -32,6 +32,8 @@ pub struct Process {
     /// Its memory: none before the first execve and after the end; shared with another process after
     /// `vfork`; replaced by `execve`.
     address_space: Mutex<Option<Arc<AddressSpace>>>,
+    /// Its address, 0 for none.
+    memory_id: AtomicUsize,
     /// Who its parent is and who its children are. Changed with [`System::tasks`] locked.
     pub(super) family: Mutex<Family>,
     /// Its threads, the oldest first. Changed with [`System::tasks`] locked.
@@ -170,6 +172,7 @@ impl Process {
             pgid: AtomicI32::new(parts.pgid),
             sid: AtomicI32::new(parts.sid),
             address_space: Mutex::new(None),
+            memory_id: AtomicUsize::new(0),
             family: Mutex::new(Family { parent: parts.parent, children: Vec::new() }),
             threads: Mutex::default(),
             program: Mutex::new(parts.program),
@@ -224,7 +227,16 @@ impl Process {
     /// Gives the process its memory (fork, execve), or takes it away (exit); gives the former,
     /// which the caller drops once the processor is off it.
     pub fn replace_memory(&self, space: Option<Arc<AddressSpace>>) -> Option<Arc<AddressSpace>> {
-        core::mem::replace(&mut *self.address_space.lock(), space)
+        let mut current = self.address_space.lock();
+        let id = space.as_ref().map_or(0, |space| Arc::as_ptr(space).addr());
+        self.memory_id.store(id, Ordering::Relaxed);
+        core::mem::replace(&mut *current, space)
+    }
+
+    /// A number by which the process' memory is told from others' as long as it is there; 0 for none.
+    #[must_use]
+    pub fn memory_id(&self) -> usize {
+        self.memory_id.load(Ordering::Relaxed)
     }
 
     /// Process group.

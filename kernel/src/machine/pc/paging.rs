@@ -591,6 +591,25 @@ impl PageTable for ProcessTable {
         Ok(())
     }
 
+    fn map_missing(
+        &self,
+        at: UserAddr,
+        pages: &mut [Option<Page>],
+        protection: Protection,
+    ) -> usize {
+        let Ok(leaves) = self.leaf_table(at.0) else { return 0 };
+        let mut count = 0;
+        for (entry, slot) in leaves[index(at.0, 0)..].iter().zip(pages) {
+            if entry.load(Ordering::Relaxed) & (PRESENT | PARKED) == 0
+                && let Some(page) = slot.take()
+            {
+                entry.store(Self::owning(page, protection), Ordering::Release);
+                count += 1;
+            }
+        }
+        count
+    }
+
     fn replace(
         &self,
         at: UserAddr,
@@ -621,23 +640,25 @@ impl PageTable for ProcessTable {
         }
         let mut unmapped = 0;
         let mut flush = Flush::new(self);
-        let mut pages: [Option<Page>; UNMAP_BATCH] = [const { None }; UNMAP_BATCH];
+        // Entries whose pages are to be given back once no processor remembers them.
+        let mut owned = [0; UNMAP_BATCH];
         let mut count = 0;
         self.walk(range, |at, entry| {
             let old = entry.swap(0, Ordering::AcqRel);
             if old & PRESENT != 0 {
                 flush.add(at);
             }
-            pages[count] = Some(Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE)));
+            owned[count] = old;
             count += 1;
             unmapped += 1;
-            if count == pages.len() {
+            if count == owned.len() {
                 flush.now();
-                pages[..count].fill(None);
+                owned.into_iter().for_each(release_owned);
                 count = 0;
             }
         });
         flush.now();
+        owned[..count].iter().copied().for_each(release_owned);
         unmapped
     }
 
@@ -837,6 +858,12 @@ fn occupied(entries: &'static [AtomicU64]) -> impl Iterator<Item = (usize, &'sta
         group.iter().enumerate().map(move |(within, entry)| (number * 8 + within, entry))
     });
     of_groups.chain(rest.iter().enumerate().map(move |(within, entry)| (rest_at + within, entry)))
+}
+
+/// Gives up the reference that an entry with this value had.
+fn release_owned(value: u64) {
+    let frame = Frame((value & ADDRESS) / FRAME_SIZE);
+    if value & COUNTED != 0 { frames::release_counted(frame) } else { frames::release(frame) }
 }
 
 /// Gives back a process' table that no processor uses, with all pages and tables below it.
