@@ -79,5 +79,7 @@ const struct op process_ops[] = {
     {"processes", "lat_proc exec", NANOSECONDS, nothing, fork_and_exec, NULL, .counted = 10},
     {"processes", "lat_proc sh", NANOSECONDS, make_command, shell, NULL, .counted = 5},
     {"processes", "lat_proc fork 128M", NANOSECONDS, reside, fork_and_exit, leave, .arg = 128, .counted = 2},
+    // Needs more memory than the others, so only by its name: hx-bench gate --memory 2G resident
+    {"resident", "lat_proc fork 1G", NANOSECONDS, reside, fork_and_exit, leave, .arg = 1024, .counted = 1},
     {0},
 };

@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Say in which functions of the kernel so many most instructions are, those of the boot included
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["update", "linux"])]
     functions: Option<usize>,
+    /// Memory of each machine
+    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    memory: String,
     /// Only these suites or operations; nothing is compared that is not counted
     #[arg(value_name = "SUITE", conflicts_with = "update")]
     only: Vec<String>,
@@ -68,7 +71,7 @@ pub(crate) fn check(options: &Options) -> Result<bool> {
         packaged: Vec::new(),
         deadline: DEADLINE,
     };
-    let resources = Resources::plain("tcg");
+    let resources = Resources { memory: options.memory.clone(), ..Resources::plain("tcg") };
     if let Some(most) = options.functions {
         let counter = Counter::new(workshop.folder())?;
         let qemu = counter.qemu()?.display().to_string();
