@@ -29,7 +29,7 @@ use std::{
 use hx_abi::ROOT_IMAGE_ADDR;
 use rustix::{
     fs::MemfdFlags,
-    process::{Pid, Signal},
+    process::{Pid, Resource, Signal, getrlimit, setrlimit},
 };
 
 use crate::{
@@ -456,6 +456,10 @@ pub(crate) fn launch() -> Option<ExitCode> {
     if guarded.is_err() || is_orphan() {
         return Some(ExitCode::from(crate::error::STATUS_FAILED));
     }
+    // QEMU has a file for each connection of its user network: as many as this user may open.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    let _ = setrlimit(Resource::Nofile, files);
     let error = Command::new(&program).args(arguments).exec();
     say(&format!("{}: {error}", program.display()));
     Some(ExitCode::from(crate::error::STATUS_FAILED))

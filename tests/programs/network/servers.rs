@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     time::Duration,
 };
 
 use hx_tests::build_folder;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
     Check, Place, Server, answers_ping, connect, get, host_command, same, serves_pages, talk,
@@ -27,7 +28,14 @@ pub(super) const CASES: &[(&str, Check)] = &[
     ("node-http-server", node_http_server),
     ("iperf3-server", iperf3_server),
     ("connections-leave-nothing", connections_leave_nothing),
+    ("many-connections", many_connections),
 ];
+
+/// Files that a process may have open by default.
+const FILES: u64 = 1024;
+
+/// More connections at a time: QEMU has a file for each.
+const MANY: u64 = FILES + 76;
 
 fn redis() -> Task {
     let words =
@@ -226,6 +234,35 @@ fn connections_leave_nothing() -> Result<(), String> {
     };
     let is_good = after.len() == 7 && closed.len() == 3 && is_flat && came_back;
     if is_good { Ok(()) } else { Err(outcome.show()) }
+}
+
+/// Every one of many connections is served, and goes on to be.
+fn many_connections() -> Result<(), String> {
+    let limit = |most: Option<u64>| {
+        let files = Rlimit { current: most, ..getrlimit(Resource::Nofile) };
+        setrlimit(Resource::Nofile, files).map_err(|error| error.to_string())
+    };
+    limit(Some(FILES))?;
+    let server = Server::start(Place::Hermix, &redis(), answers_ping)?;
+    limit(getrlimit(Resource::Nofile).maximum)?;
+    let mut connections = Vec::new();
+    for count in 0..MANY {
+        let serve = || {
+            let mut connection = connect(server.address)?;
+            ping(&mut connection)?;
+            Ok(connection)
+        };
+        connections.push(serve().map_err(|error: String| format!("connection {count}: {error}"))?);
+    }
+    connections.iter_mut().try_for_each(ping)
+}
+
+fn ping(connection: &mut TcpStream) -> Result<(), String> {
+    let mut answer = [0; 7];
+    let answered =
+        connection.write_all(b"PING\r\n").and_then(|()| connection.read_exact(&mut answer));
+    answered.map_err(|error| error.to_string())?;
+    if &answer == b"+PONG\r\n" { Ok(()) } else { Err(format!("{answer:?}")) }
 }
 
 /// A folder with pages of many lengths.
