@@ -725,12 +725,9 @@ fn install(next: Arc<KernelThread>) -> u64 {
         machine::set_fs_base(context.fs_base);
         machine::set_gs_base(context.gs_base);
         machine::set_kernel_stack(next.stack_top);
-        // What ran last may be a thread of the same process: its memory is in place. A process that is
-        // ending has none any more.
-        let last = try_current().and_then(KernelThread::thread);
-        if last.is_none_or(|last| !Arc::ptr_eq(&last.process, &thread.process)) {
-            thread.process.with_memory(|memory| memory.page_table().activate());
-        }
+        // A process that is ending has none any more. That a thread of the same process ran last says
+        // nothing: another one may have called execve since, and taken this processor off its memory.
+        thread.process.with_memory(|memory| memory.page_table().activate());
         if is_new_here {
             thread.note_preempted();
         }
