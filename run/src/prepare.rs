@@ -282,13 +282,12 @@ fn build(
         }
     }
     let wants_own = matches!(root, Root::Host) && !settings.no_packages;
-    if wants_own {
-        // A static program comes alone. Others may call system(3), which wants a shell.
-        if needed.len() > programs.len()
-            && let Ok(shell) = Program::check(tree, Path::new(SHELL))
-        {
-            needed.extend(shell.add(tree, &mut image, &environment)?);
-        }
+    // A static program comes alone. Others may call system(3), which wants a shell.
+    if wants_own
+        && needed.len() > programs.len()
+        && let Ok(shell) = Program::check(tree, Path::new(SHELL))
+    {
+        needed.extend(shell.add(tree, &mut image, &environment)?);
     }
     // What is needed was followed through links, all of which are in the image. Directories change
     // with every file that is created in them, and say nothing.

@@ -711,6 +711,26 @@ impl PageTable for FakePageTable {
         Ok(())
     }
 
+    fn map_missing(
+        &self,
+        at: UserAddr,
+        pages: &mut [Option<Page>],
+        protection: Protection,
+    ) -> usize {
+        let mut count = 0;
+        for (index, slot) in pages.iter_mut().enumerate() {
+            let at = at.offset(index * PAGE_SIZE);
+            if slot.is_some()
+                && self.get(at).is_none()
+                && let Some(page) = slot.take()
+                && self.map(at, page, protection).is_ok()
+            {
+                count += 1;
+            }
+        }
+        count
+    }
+
     fn replace(
         &self,
         at: UserAddr,

@@ -33,7 +33,7 @@ pub use vma::{Backing, FileBacking, MAX_AREAS, MIN_ADDR, STACK_GUARD_GAP, Vma, V
 
 use crate::{
     fs::FileDescription,
-    page::{OutOfMemory, PAGE_SIZE, Page},
+    page::{OutOfMemory, Page},
     user::UserAddr,
 };
 
@@ -112,20 +112,7 @@ pub trait PageTable: Send + Sync {
         at: UserAddr,
         pages: &mut [Option<Page>],
         protection: Protection,
-    ) -> usize {
-        let mut count = 0;
-        for (index, slot) in pages.iter_mut().enumerate() {
-            let at = at.offset(index * PAGE_SIZE);
-            if slot.is_some()
-                && self.get(at).is_none()
-                && let Some(page) = slot.take()
-                && self.map(at, page, protection).is_ok()
-            {
-                count += 1;
-            }
-        }
-        count
-    }
+    ) -> usize;
 
     /// Replaces what is mapped at `at`; gives back the former page.
     ///

@@ -90,7 +90,7 @@ const ACK_DELAY: Duration = Duration::from_millis(40);
 
 /// As [`ACK_DELAY`] within the machine, and there only where the application answers what it reads: an
 /// answer is not long in coming, and a writer with Nagle's algorithm is not kept waiting.
-const LOOPBACK_ACK_DELAY: Duration = Duration::from_micros(500);
+const LOOPBACK_ACK_DELAY_NS: u64 = 500_000;
 
 /// How long data may go without an answer: fifteen retransmissions (`tcp_retries2`).
 const RETRANSMIT_TIMEOUT_NS: u64 = 924_000_000_000;
@@ -141,9 +141,8 @@ pub struct Core {
     started_ns: u64,
     /// When something came from the peer last, or the first of what it has not acknowledged was given.
     pub heard_ns: u64,
-    /// When the first data came that the application has sent nothing after.
+    /// When the first data came within the machine that the application has sent nothing after.
     unanswered_ns: Option<u64>,
-    is_loopback: bool,
     spare: Arc<SpareSockets>,
     /// Options.
     pub options: TcpOptions,
@@ -337,7 +336,6 @@ impl Core {
             started_ns: now_ns,
             heard_ns: now_ns,
             unanswered_ns: None,
-            is_loopback: link == LinkId::Loopback,
             spare: spare.clone(),
             options,
         };
@@ -366,29 +364,25 @@ impl Core {
         socket.set_hop_limit((options.hop_limit != 0).then_some(options.hop_limit));
     }
 
-    /// Notes that data has come.
+    /// Notes that data has come from within the machine.
     pub fn has_come(&mut self, now_ns: u64) {
         self.unanswered_ns.get_or_insert(now_ns);
     }
 
     /// Notes that the application sends. Where that answers what has come just before, the next
     /// acknowledgement waits for an answer to go along with (Linux's "pingpong" mode).
-    pub fn answers(&mut self, now_ns: impl FnOnce() -> u64) {
+    pub fn answers(&mut self, now_ns: u64) {
         if let Some(since) = self.unanswered_ns.take()
-            && self.is_loopback
             && self.peek().ack_delay().is_none()
-            && now_ns() - since < LOOPBACK_ACK_DELAY.total_micros() * 1000
+            && now_ns - since < LOOPBACK_ACK_DELAY_NS
         {
-            self.socket().set_ack_delay(Some(LOOPBACK_ACK_DELAY));
+            self.socket().set_ack_delay(Some(Duration::from_micros(LOOPBACK_ACK_DELAY_NS / 1000)));
         }
     }
 
     /// A deadline has come: where an acknowledgement has waited in vain, the next do not.
     pub fn is_late(&mut self, now_ns: u64) {
-        if self.is_loopback
-            && let Some(since) = self.unanswered_ns
-            && now_ns - since >= LOOPBACK_ACK_DELAY.total_micros() * 1000
-        {
+        if self.unanswered_ns.is_some_and(|since| now_ns - since >= LOOPBACK_ACK_DELAY_NS) {
             self.socket().set_ack_delay(None);
         }
     }

@@ -762,7 +762,7 @@ impl Tables {
         core.heard_ns = now_ns;
         link.deliver(now, frame, Some(&mut core));
         let after = core.snapshot();
-        if after.receive_queue > before.receive_queue {
+        if connection.link == LinkId::Loopback && after.receive_queue > before.receive_queue {
             core.has_come(now_ns);
         }
         // A mere acknowledgement of everything: there is nothing to answer, and nothing to send.

@@ -259,9 +259,10 @@ impl TcpSocket {
         while !rest.is_empty() {
             let holds_back = {
                 let mut core = connection.core.lock();
-                core.answers(|| crate::platform::platform().monotonic_ns());
+                let now_ns = crate::platform::platform().monotonic_ns();
+                core.answers(now_ns);
                 if core.peek().send_queue() == 0 {
-                    core.heard_ns = crate::platform::platform().monotonic_ns();
+                    core.heard_ns = now_ns;
                 }
                 let count = core.socket().send_slice(rest).unwrap_or(0);
                 rest = &rest[count..];

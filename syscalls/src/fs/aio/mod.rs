@@ -24,7 +24,7 @@ use crate::{
     table::Call,
     task::{sched::check_io_priority, signal::SignalSet},
     time::SECOND_NS,
-    user::{Sink, Source, UserAddr, UserBuffers, UserPtr},
+    user::{Sink, UserAddr, UserBuffers, UserPtr},
     wait::{PollEvents, WaitError},
 };
 
@@ -256,6 +256,7 @@ fn prepare(
         _ => UserBuffers::single(at, request.count as usize)?,
     };
     let offset = u64::try_from(request.offset).map_err(|_| Errno::EINVAL)?;
+    check_range(offset, Sink::remaining(&buffers))?;
     let position =
         if description.file.is_seekable() { Position::At(offset) } else { Position::Current };
     Ok((flags, buffers, position))
@@ -270,7 +271,6 @@ fn read(
         return Err(Errno::EBADF);
     }
     let (flags, mut to, position) = prepare(ctx, description, request)?;
-    check_range(request.offset as u64, Sink::remaining(&to))?;
     Ok(read_file(ctx, description, &mut to, position, flags))
 }
 
@@ -283,7 +283,6 @@ fn write(
         return Err(Errno::EBADF);
     }
     let (flags, mut from, position) = prepare(ctx, description, request)?;
-    check_range(request.offset as u64, Source::remaining(&from))?;
     Ok(write_file(ctx, description, &mut from, position, flags))
 }
 
