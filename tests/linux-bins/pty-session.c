@@ -51,7 +51,10 @@ int main(void) {
     if (!child) {
         setsid(); int s = open(name, O_RDWR);
         pid_t member = fork();
-        if (!member) { catch(SIGHUP); catch(SIGCONT); answer(); await(SIGHUP); SHOW(got[SIGCONT]); CALL(open("/dev/tty", O_RDWR)); CALL(tcgetpgrp(s)); fflush(stdout); answer(); _exit(0); }
+        if (!member) { catch(SIGHUP); catch(SIGCONT); pid_t parent = getppid(); answer(); await(SIGHUP);
+            // The signal is sent before the terminal is given up, and that before the leader is gone.
+            while (getppid() == parent) usleep(1000);
+            SHOW(got[SIGCONT]); CALL(open("/dev/tty", O_RDWR)); CALL(tcgetpgrp(s)); fflush(stdout); answer(); _exit(0); }
         char c; read(answers[0], &c, 1); _exit(0);
     }
     waitpid(child, &status, 0); wait_answer(); memset(text, 0, sizeof text);
