@@ -119,13 +119,15 @@ fn last_words(text: &Text) -> ! {
 fn panic(info: &PanicInfo<'_>) -> ! {
     begin(info);
     let mut text = Text::new();
-    // What the standard library says of an allocation that failed is no help to the user.
-    let _ = match crate::memory::frames::info().free_frames {
-        0..16 => {
-            write!(text, "kernel out of memory: give the virtual machine more with -m ({info})")
-        }
-        _ => write!(text, "kernel panic: {info}"),
-    };
-    backtrace(machine::frame_pointer(), &mut text);
+    let _ = write!(text, "{}", info.message());
+    // As `alloc` words it. Neither the place nor the size is any help to the user.
+    if text.as_str().starts_with("memory allocation of ") {
+        text = Text::new();
+        let _ = text.write_str("kernel out of memory: give the virtual machine more with -m");
+    } else {
+        text = Text::new();
+        let _ = write!(text, "kernel panic: {info}");
+        backtrace(machine::frame_pointer(), &mut text);
+    }
     last_words(&text)
 }

@@ -36,6 +36,7 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
             task.options = ["-m", "2M"].map(str::to_owned).to_vec();
             refused(&task, "2M")
         }),
+        ("too-little-memory-for-names", too_little_memory_for_names),
         ("nonsense-memory", || {
             let mut task = Task::new(["/bin/busybox", "true"]);
             task.options = ["-m", "lots"].map(str::to_owned).to_vec();
@@ -68,10 +69,29 @@ fn kernel_stack_overflow() -> Result<(), String> {
     }
 }
 
+/// The kernel's heap, which holds the names of the program's files, is not enough.
+fn too_little_memory_for_names() -> Result<(), String> {
+    let folder = build_folder().join("bad-input/many-files");
+    fs::create_dir_all(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
+    for number in 0..4_000 {
+        let path = folder.join(number.to_string());
+        fs::write(&path, "").map_err(|error| format!("{path:?}: {error}"))?;
+    }
+    let mut task = Task::new(["/bin/busybox", "ls", "/many"]);
+    task.options = vec!["-v".into(), format!("{}:/many", folder.display())];
+    task.options.extend(["-m", "4M"].map(str::to_owned));
+    // The image is built first.
+    refused_within(Duration::from_secs(30), &task, "-m")
+}
+
 /// The run must fail before the limit with one line that holds `word`.
 fn refused(task: &Task, word: &str) -> Result<(), String> {
+    refused_within(LIMIT, task, word)
+}
+
+fn refused_within(limit: Duration, task: &Task, word: &str) -> Result<(), String> {
     let mut task = task.clone();
-    task.timeout = LIMIT;
+    task.timeout = limit;
     let outcome = hermix(&task)?;
     let text = String::from_utf8_lossy(&outcome.stderr).into_owned();
     let one_line = text.lines().count() == 1 && text.ends_with('\n');

@@ -69,6 +69,9 @@ const BASE_ENV: [(&str, &str); 4] =
 /// Options that do not go with a specialised kernel.
 const NEED_ALL_CALLS: [&str; 4] = ["--strace", "--rewrite-check", "--init", "--kernel"];
 
+/// Native runs, at most, of which one must agree with that under Hermix.
+const NATIVE_RUNS: usize = 5;
+
 /// Longest time for a native run.
 const NATIVE_LIMIT: Duration = Duration::from_secs(60);
 
@@ -159,14 +162,31 @@ pub(crate) fn hermix_invocation(task: &Task) -> Result<Invocation, String> {
     Ok(Invocation { command, env: host_env, input: task.input.clone(), ..Invocation::default() })
 }
 
-/// Both runs must agree.
+/// What Hermix does must be what Linux does, in one of [`NATIVE_RUNS`] runs where those differ: between
+/// processes there are orders that Linux does not promise.
 pub(crate) fn compare(task: &Task) -> Result<(), String> {
-    let (mut native, mut ours) = (native(task)?, hermix(task)?);
-    if task.lines == Lines::InAnyOrder {
-        native.sort_lines();
-        ours.sort_lines();
+    let in_order = |mut outcome: Outcome| {
+        if task.lines == Lines::InAnyOrder {
+            outcome.sort_lines();
+        }
+        outcome
+    };
+    let first = in_order(native(task)?);
+    if env::var_os("HERMIX_TEST_NATIVE").is_some() {
+        return in_order(native(task)?).compare(&first);
     }
-    ours.compare(&native)
+    let ours = in_order(hermix(task)?);
+    let difference = ours.compare(&first);
+    if difference.is_ok() {
+        return difference;
+    }
+    for _ in 1..NATIVE_RUNS {
+        if ours.compare(&in_order(native(task)?)).is_ok() {
+            eprintln!("{:?}: Linux's own runs differ; ours is like one of them", task.command);
+            return Ok(());
+        }
+    }
+    difference
 }
 
 /// As [`compare`]; gives what hermit-run's JSON has under `name`, if that is a number.

@@ -2,7 +2,8 @@
 //! needs: hermit-run and the kernel.
 //!
 //! `$HERMIX_RUN` names another hermit-run than the one in `target/release`; `$HERMIX_TEST_CPUS` is the
-//! number of virtual CPUs of each guest; `HERMIX_SPECIALISE=auto` gives each program a kernel of its own.
+//! number of virtual CPUs of each guest; `HERMIX_SPECIALISE=auto` gives each program a kernel of its own;
+//! `HERMIX_TEST_NATIVE=1` compares two native runs, to find tests that Linux answers in several ways.
 #![forbid(unsafe_code)]
 
 mod bad_input;
