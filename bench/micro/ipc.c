@@ -6,10 +6,11 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { CHUNK = 64 << 10, MOST_IN_RING = 16 };
+enum { CHUNK = 64 << 10, MOST_IN_RING = 16, MOST_IDLE = 10000 };
 
 // What this process, and what its child, reads from and writes to.
 static int our_in = -1, our_out = -1, their_in = -1, their_out = -1;
@@ -101,6 +102,33 @@ static void tcp_pair(void (*child)(void)) {
 static void tcp_echo(long arg) {
     (void)arg;
     tcp_pair(echo);
+}
+
+// Both ends of the connections that nobody uses.
+static int idle[MOST_IDLE][2], idle_count;
+
+// Beside `connections` that are idle.
+static void tcp_echo_beside(long connections) {
+    struct rlimit files = {2 * MOST_IDLE + 100, 2 * MOST_IDLE + 100};
+    FAIL_IF(setrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE");
+    tcp_echo(0);
+    for (idle_count = 0; idle_count < connections; idle_count++) {
+        int *pair = idle[idle_count];
+        pair[0] = internet_socket(SOCK_STREAM);
+        pair[1] = -1;
+        FAIL_IF(connect(pair[0], (struct sockaddr *)&address, sizeof address), "connect");
+        pair[1] = accept(listener, NULL, NULL);
+        FAIL_IF(pair[1] < 0, "accept");
+    }
+}
+
+static void close_idle(void) {
+    while (idle_count > 0) {
+        idle_count--;
+        close(idle[idle_count][0]);
+        close(idle[idle_count][1]);
+    }
+    close_all();
 }
 
 static void udp_echo(long arg) {
@@ -266,6 +294,9 @@ const struct op ipc_ops[] = {
     {"ipc", "bw_pipe", MEGABYTES, pipe_sender, receive, close_all, .bytes = CHUNK, .counted = 32},
     {"ipc", "bw_unix", MEGABYTES, unix_sender, receive, close_all, .bytes = CHUNK, .counted = 32},
     {"loopback", "lat_tcp", NANOSECONDS, tcp_echo, round_trip, close_all, .counted = 200},
+    // By their names only, for they take long: hx-bench gate connections
+    {"connections", "lat_tcp beside 10", NANOSECONDS, tcp_echo_beside, round_trip, close_idle, .arg = 10, .counted = 200},
+    {"connections", "lat_tcp beside 10000", NANOSECONDS, tcp_echo_beside, round_trip, close_idle, .arg = 10000, .counted = 200},
     {"loopback", "lat_udp", NANOSECONDS, udp_echo, round_trip, close_all, .counted = 200},
     {"loopback", "lat_connect", NANOSECONDS, listen_and_accept, connect_and_close, close_all, .counted = 50},
     {"loopback", "bw_tcp", MEGABYTES, tcp_sender, receive, close_all, .bytes = CHUNK, .counted = 32},
