@@ -107,11 +107,8 @@ pub fn boot(
     let credentials = Credentials::new(config.uid, config.gid);
     let thread = Thread::first(system.clone(), FdTable::new(), credentials);
     system.console.open_standard_streams(&system.vfs, &thread.files());
-    let lookup = Lookup::of(&thread);
-    let cwd = lookup.resolve(&config.cwd, Final::Follow).and_then(|cwd| {
-        if !cwd.is_directory() {
-            return Err(Errno::ENOTDIR);
-        }
+    // Made where it is missing, as docker does.
+    let cwd = system.vfs.make_directories(&config.cwd, 0o755).and_then(|cwd| {
         check_permission(&**cwd.inode(), &thread.credentials(), Rights::EXEC).map(|()| cwd)
     });
     let cwd = cwd.map_err(|errno| BootError::WorkingDirectory {

@@ -221,9 +221,21 @@ fn what_cannot_be_run_is_told_in_a_line() {
         assert!(error.contains(part), "{program}: {error}");
         assert!(!error.contains('\n'));
     }
-    let cwd = RunConfig { cwd: b"/none".to_vec(), ..config("/text", &["x"]) };
+    let cwd = RunConfig { cwd: b"/text/below".to_vec(), ..config("/text", &["x"]) };
     let error = run(cwd, members).err().unwrap().to_string();
-    assert!(error.contains("working directory /none"), "{error}");
+    assert!(error.contains("working directory /text/below"), "{error}");
+}
+
+#[test]
+fn a_working_directory_that_is_missing_is_made() {
+    let busybox = fs::read("/bin/busybox").expect("busybox-static is installed for the tests");
+    let cwd = RunConfig { cwd: b"/work/here".to_vec(), uid: 1000, ..config("/sh", &["sh"]) };
+    let run = run(cwd, &[("sh", FILE, &busybox)]).unwrap();
+    let fs = run.thread.fs();
+    let cwd = fs.cwd();
+    assert_eq!(cwd.absolute(None).unwrap(), b"/work/here");
+    let metadata = cwd.inode().metadata();
+    assert_eq!((metadata.mode, metadata.uid), (linux::S_IFDIR | 0o755, 0));
 }
 
 #[test]
