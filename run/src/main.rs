@@ -13,6 +13,7 @@ mod cache;
 mod call_summary;
 mod certificates;
 mod cli;
+mod commands;
 mod console;
 mod core_file;
 mod error;

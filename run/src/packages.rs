@@ -12,8 +12,7 @@
 //!    (libc6-dev for gcc), with its dependencies;
 //! 5. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
 //!    libtinfo6), which nobody has to depend on;
-//! 6. for scripts and shells all Essential packages, which nobody has to depend on either: `ls`,
-//!    `sed`, `grep` and the like.
+//! 6. for scripts, shells and whatever else [starts commands](crate::commands) all Essential packages, which nobody has to depend on either: `ls`, `sed`, `grep` and the like.
 //!
 //! What owns the files comes whatever its size; the rest, nearest first, up to a limit, so that the
 //! development kit and the desktop that a runtime has for siblings do not cost it its modules.
@@ -34,6 +33,7 @@ use std::{
 use hx_libraries::tree::{Kind, Node, Tree, lookup};
 
 use crate::{
+    commands::{self, Starts},
     error::{Error, Result},
     image::Image,
 };
@@ -84,10 +84,22 @@ pub(crate) struct Additions<'a> {
     pub(crate) programs: Option<&'a HashSet<PathBuf>>,
     /// Packages that the user named.
     pub(crate) named: &'a [String],
-    /// All Essential packages: what every system has, and every script relies on.
-    pub(crate) with_essential: bool,
+    /// Essential packages: what every system has, and every script relies on.
+    pub(crate) essential: Essential,
     /// Bytes up to which packages come that nobody named and that own none of the files.
     pub(crate) most: u64,
+}
+
+/// Whether the Essential packages come along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Essential {
+    /// Only those that own something else in the image.
+    #[default]
+    None,
+    /// Where the programs [start commands](commands).
+    ForCommands,
+    /// Whatever the programs do.
+    All,
 }
 
 /// Packages for an image.
@@ -300,7 +312,7 @@ impl Database {
         image: &mut Image,
         additions: &Additions<'_>,
     ) -> Result<Selection> {
-        let Additions { programs, named, with_essential, most } = *additions;
+        let Additions { programs, named, essential, most } = *additions;
         let named = named
             .iter()
             .map(|name| self.resolve(name).map(str::to_owned).ok_or_else(|| not_installed(name)))
@@ -318,6 +330,16 @@ impl Database {
         let of_program = owners.iter().filter(|(path, _)| is_program(path));
         let of_program: BTreeSet<String> =
             of_program.flat_map(|(_, names)| names.iter().cloned()).collect();
+        let starts_commands = || {
+            programs.is_some_and(|programs| {
+                self.starts_commands(tree, image, programs, &owners, &of_program)
+            })
+        };
+        let with_essential = match essential {
+            Essential::None => false,
+            Essential::ForCommands => starts_commands(),
+            Essential::All => true,
+        };
         let mut others: BTreeSet<String> = owners.into_values().flatten().collect();
         let essential = self.packages.iter().filter(|(_, package)| package.is_essential);
         others.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
@@ -339,6 +361,33 @@ impl Database {
         self.add_generated(tree, image, directories);
         self.add_alternatives(tree, image);
         Ok(selection)
+    }
+
+    /// Whether the programs, with the libraries of the same sources, start what every system has.
+    fn starts_commands(
+        &self,
+        tree: &dyn Tree,
+        image: &Image,
+        programs: &HashSet<PathBuf>,
+        owners: &HashMap<PathBuf, BTreeSet<String>>,
+        of_program: &BTreeSet<String>,
+    ) -> bool {
+        let sources = self.sources(of_program);
+        let is_own = |name: &String| {
+            self.packages.get(name).is_some_and(|package| sources.contains(package.source.as_str()))
+        };
+        let libraries = owners.iter().filter(|(_, names)| names.iter().any(is_own));
+        let files: HashSet<&Path> =
+            programs.iter().chain(libraries.map(|(path, _)| path)).map(PathBuf::as_path).collect();
+        let contents =
+            files.into_iter().filter_map(|path| image.get(path)).map(|node| &node.content);
+        let starts = contents.map(commands::starts).max().unwrap_or(Starts::Nothing);
+        starts == Starts::Commands
+            || starts == Starts::Programs
+                && of_program
+                    .iter()
+                    .flat_map(|name| self.files(name))
+                    .any(|path| path.starts_with("/usr") && commands::is_shell_script(tree, &path))
     }
 
     /// Adds the names that the alternatives system gives to what is in the image: `awk` for mawk
@@ -621,7 +670,7 @@ Architecture: amd64
         ] {
             assert!(!image.has(Path::new(path)), "{path}");
         }
-        let essential = Additions { with_essential: true, ..of(&programs) };
+        let essential = Additions { essential: Essential::All, ..of(&programs) };
         let packages = database.add(&tree, &mut image, &essential).unwrap().chosen;
         assert!(packages.contains("dpkg") && packages.contains("one-data"), "{packages:?}");
         let named = Additions { named: &["none".into()], ..Additions::default() };

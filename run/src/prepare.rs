@@ -27,7 +27,7 @@ use crate::{
     image::{Image, make_up_essentials},
     locales,
     machine::RootImage,
-    packages::{self, Additions, Database},
+    packages::{self, Additions, Database, Essential},
     plans,
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
@@ -222,11 +222,12 @@ fn key(settings: &Settings, root: &Root, program: &Path) -> Vec<u8> {
     let uid = rustix::process::geteuid().as_raw();
     let _ = write!(
         key,
-        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {:?} {} {} {} {:?}",
+        "{uid} {program:?} {:?} {environment:?} {:?} {:?} {} {} {:?} {} {} {:?}",
         root.path(),
         locales::names(&settings.env),
         settings.packages,
         settings.no_packages,
+        settings.is_analysed(),
         settings.hostname,
         settings.network.hosts(&settings.hostname),
         settings.network.resolv_conf(),
@@ -301,7 +302,11 @@ fn build(
         let additions = Additions {
             programs: wants_own.then_some(&programs),
             named: &settings.packages,
-            with_essential: wants_own && runs_others,
+            essential: match (wants_own && runs_others, settings.is_analysed()) {
+                (true, _) => Essential::All,
+                (false, true) => Essential::None,
+                (false, false) => Essential::ForCommands,
+            },
             most: MOST_PACKAGES,
         };
         add_packages(settings, &mut image, &additions)?;

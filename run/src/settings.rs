@@ -196,6 +196,12 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Whether the calls that the program can reach are wanted. What it may start counts as well, and
+    /// among all the commands of a system there is one that can make any call (perl): they are left out.
+    pub(crate) fn is_analysed(&self) -> bool {
+        self.specialise.is_some() || self.syscall_summary.is_some()
+    }
+
     /// The accounts of an image that has none of its own.
     pub(crate) fn accounts(&self) -> Accounts {
         if self.rootfs.is_some() {

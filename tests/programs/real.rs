@@ -195,6 +195,30 @@ const PROGRAMS: &[(&str, &[&str])] = &[
             "print(os.execute('echo hi; exit 3')); print(io.popen('echo pipe'):read('a'))",
         ],
     ),
+    (
+        "lua-commands",
+        &[
+            "lua5.4",
+            "-e",
+            "print(os.execute('seq 12 | grep 1 | sort -r | sed s/1/one/')); print(io.popen('ls tree; basename /a/b'):read('a'))",
+        ],
+    ),
+    (
+        "perl-commands",
+        &[
+            "perl",
+            "-e",
+            "open my $f, '|-', 'tac' or die $!; print $f \"a\\nb\\n\"; close $f; print `head -n 1 text`; exit system('test', '-d', 'tree') >> 8",
+        ],
+    ),
+    (
+        "python-commands",
+        &[
+            "python3",
+            "-c",
+            "import subprocess, os; print(subprocess.run(['sort', '-u', 'words'], capture_output=True, text=True).stdout); print(os.popen('wc -l < text').read(), os.system('exit 4') >> 8)",
+        ],
+    ),
     ("bc", &["bc", "-lq"]),
     ("dc", &["dc", "-e", "2 200 ^ p 100 k 2 v p"]),
     (
