@@ -18,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 9;
+pub const CONFIG_VERSION: u32 = 10;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,18 @@ pub struct Network {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Routers that lead to everything that is in none of these networks, at most one of each family.
     pub gateways: Vec<IpAddr>,
+}
+
+/// Whether the guest tells the moments of its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BootChart {
+    /// No.
+    #[default]
+    Off,
+    /// Yes ([`crate::link::Record::Boot`]).
+    On,
+    /// Yes, and the machine ends in place of the program's first instruction.
+    Alone,
 }
 
 /// What to run, and how.
@@ -107,6 +119,10 @@ pub struct RunConfig {
     /// Send the memory and registers of a process that a signal ends which dumps core
     /// ([`crate::link::Kind::Core`]), as far as its `RLIMIT_CORE` allows, which is infinite at first.
     pub core: bool,
+    /// Send samples of where the processors are ([`crate::link::Kind::Samples`]).
+    pub profile: bool,
+    /// What to tell of the start.
+    pub boot_chart: BootChart,
     /// Kernel messages up to this level go to the log port: 0 off, 1 error … 5 trace.
     pub log_level: u8,
 }

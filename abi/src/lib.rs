@@ -17,6 +17,7 @@ extern crate alloc;
 pub mod config;
 pub mod cpio;
 pub mod link;
+pub mod profile;
 
 /// Guest-physical address at which `hermit-run` places the root image when memory is backed by the
 /// image file itself. The kernel and its boot-time data stay below it.

@@ -47,6 +47,8 @@ pub enum Kind {
     /// ascending order. What is left out is zero. [`Record::CoreBegin`] and [`Record::CoreEnd`] enclose
     /// the pieces of one file; those of two files do not mix.
     Core = 5,
+    /// Guest to host: samples of a profile ([`crate::profile`]).
+    Samples = 6,
 }
 
 impl Kind {
@@ -58,6 +60,7 @@ impl Kind {
             3 => Self::Record,
             4 => Self::Event,
             5 => Self::Core,
+            6 => Self::Samples,
             _ => return None,
         })
     }
@@ -117,6 +120,38 @@ pub struct PlacedCode {
     pub stubs: Option<u64>,
 }
 
+/// Code of a file that a process has mapped, for `--profile`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedCode {
+    /// The time stamp counter.
+    pub tsc: u64,
+    /// The process.
+    pub pid: i32,
+    /// The file's path in the guest.
+    pub path: Vec<u8>,
+    /// The address where the code starts.
+    pub start: u64,
+    /// The address where it ends.
+    pub end: u64,
+    /// Offset in the file of what is at `start`.
+    pub offset: u64,
+    /// It was mapped by `execve`: it is the program, or its interpreter.
+    pub by_exec: bool,
+    /// Where its stubs are, if it has a plan with something to patch.
+    pub placed: Option<PlacedCode>,
+}
+
+/// A moment of the start, for `--boot-chart`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// What was done by then, since the moment before.
+    pub done: String,
+    /// Ticks of the time stamp counter since the kernel's entry.
+    pub ticks: u64,
+    /// The same in nanoseconds.
+    pub nanoseconds: u64,
+}
+
 /// A structured message from the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
@@ -161,6 +196,24 @@ pub enum Record {
     },
     /// The calls that were made, before [`Record::Exit`].
     CallCounts(Vec<CallCount>),
+    /// Code of a file has been mapped.
+    MappedCode(MappedCode),
+    /// A process has made another one, which has the same code, for `--profile`.
+    Forked {
+        /// The time stamp counter.
+        tsc: u64,
+        /// The maker.
+        parent: i32,
+        /// The new process.
+        child: i32,
+    },
+    /// No samples follow.
+    SamplesEnd {
+        /// Samples for which there was no room.
+        lost: u64,
+    },
+    /// The moments of the start; the program's first instruction is next.
+    Boot(Vec<Moment>),
 }
 
 /// A structured message from the host.

@@ -20,6 +20,7 @@ use hx_syscalls::task::{
 
 use crate::{
     machine::{self, CpuWork, clock, link, network, timer},
+    profile,
     sched::{self, Mode},
 };
 
@@ -85,6 +86,8 @@ pub fn poll() {
     // The timer may have fired: what comes next has to be set.
     cpu.note_work(CpuWork::TIMER);
     let now = clock::now_ns();
+    machine::soft_tlb::poll(now);
+    profile::flush();
     if let Some(poll_network) = PART_NETWORK.get() {
         poll_network(now);
     }
@@ -102,7 +105,7 @@ pub fn poll() {
 /// Waits for an interrupt, with the timer set for what is due next.
 pub fn idle() {
     sched::account_kernel();
-    set_timer();
+    set_timer(u64::MAX);
     if !network::listen() {
         machine::enter_idle();
         machine::wait_for_interrupt();
@@ -114,17 +117,17 @@ pub fn idle() {
 /// [`set_timer`] if there is reason to.
 pub fn set_timer_if_changed() {
     if machine::this_cpu().has_work(CpuWork::TIMER) {
-        set_timer();
+        set_timer(machine::soft_tlb::due_ns());
     }
 }
 
-/// Sets the processor's timer for what is due next.
-fn set_timer() {
+/// Sets the processor's timer for what is due next, or for `latest_ns`.
+fn set_timer(latest_ns: u64) {
     let cpu = machine::this_cpu();
     cpu.take_work(CpuWork::TIMER);
     let is_own = SYSTEM_TIMER_CPU.load(Ordering::SeqCst) == cpu.index;
     let system = if is_own { SYSTEM_TIMER.load(Ordering::SeqCst) } else { u64::MAX };
-    let next = sched::next_deadline().unwrap_or(u64::MAX).min(system);
+    let next = sched::next_deadline().unwrap_or(u64::MAX).min(system).min(latest_ns);
     let looks = NETWORK_LOOK_CPU.load(Ordering::Relaxed) == cpu.index;
     let next = if looks { next.min(NETWORK_LOOK.load(Ordering::Relaxed)) } else { next };
     timer::set((next != u64::MAX).then_some(next));

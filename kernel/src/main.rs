@@ -16,6 +16,7 @@ mod machine;
 mod memory;
 mod panic;
 mod platform;
+mod profile;
 mod random;
 mod rewrite;
 mod sched;
@@ -32,10 +33,12 @@ use hx_abi::{
     link::{Exit, Record},
 };
 use hx_syscalls::{boot::Archive, platform::Platform};
+use stats::Step;
 
 /// Called by the machine's entry code on the boot stack, with the physical address of the monitor's
 /// hand-over and the time stamp at entry.
 extern "C" fn kernel_main(start_info: u64, entry_tsc: u64) -> ! {
+    stats::done(Step::Entry);
     match machine::start(start_info) {
         Ok(boot) => run(&boot, entry_tsc),
         // Neither heap nor link need be there yet.
@@ -49,6 +52,7 @@ extern "C" fn kernel_main(start_info: u64, entry_tsc: u64) -> ! {
 
 fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
     stats::entered(entry_tsc);
+    stats::done(Step::Devices);
     log_port::init();
     hx_syscalls::platform::set_platform(&platform::KERNEL);
     let Some(archive) = boot.archive else {
@@ -68,13 +72,20 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
     random::init(config.random_seed);
     platform::KERNEL
         .set_realtime_offset_ns(config.realtime_ns.saturating_sub(machine::clock::now_ns()));
+    stats::chart(config.boot_chart);
+    stats::done(Step::Configuration);
     if let Err((count, expected)) = machine::start_others() {
         warn(format_args!("only {count} of {expected} processors have started"));
+    }
+    stats::done(Step::Processors);
+    if config.profile {
+        profile::start();
     }
     let archives: Vec<Archive> =
         boot.root.into_iter().chain([archive]).map(|bytes| Archive { bytes }).collect();
     match hx_syscalls::boot::boot(config, &archives) {
         Ok((thread, start)) => {
+            stats::done(Step::Program);
             events::deliver_to(thread.process.system.clone());
             if let Err(errno) = sched::spawn(thread, &start) {
                 fatal(format_args!("the first thread cannot be started: {errno}"));
@@ -113,6 +124,7 @@ enum Report {
 
 /// Ends the machine as the program has ended.
 fn end(exit: Exit, report: Report) -> ! {
+    profile::finish();
     if report == Report::Stats {
         stats::send();
     }

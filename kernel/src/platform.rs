@@ -10,7 +10,7 @@ use hx_syscalls::{
     net::{NETWORK_CALLS, device::NetworkDevice},
     page::OutOfMemory,
     parts::Part,
-    platform::{CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
+    platform::{BootStep, CpuInfo, Frame, MemoryInfo, Platform, ThreadHandle, ThreadStart, Vdso},
     task::{System, Thread},
     user::UserAddr,
 };
@@ -21,7 +21,9 @@ use crate::{
     memory::frames::{self, FRAME_SIZE, Purpose},
     random,
     rewrite::Rewriter,
-    sched, vdso,
+    sched,
+    stats::Step,
+    vdso,
 };
 
 /// The one instance.
@@ -168,7 +170,7 @@ impl Platform for Kernel {
 
     fn code_patcher(&self, system: &Arc<System>) -> Option<Arc<dyn CodePatcher>> {
         let patcher: Arc<dyn CodePatcher> = Rewriter::new(system);
-        system.config.rewrite.then_some(patcher)
+        (system.config.rewrite || system.config.profile).then_some(patcher)
     }
 
     fn new_page_table(&self) -> Result<Box<dyn PageTable>, OutOfMemory> {
@@ -252,6 +254,13 @@ impl Platform for Kernel {
         for chunk in bytes.chunks(MAX_PAYLOAD) {
             machine::link::transmit(&header(stream, chunk.len()), chunk);
         }
+    }
+
+    fn boot_step(&self, done: BootStep) {
+        crate::stats::done(match done {
+            BootStep::Files => Step::Files,
+            BootStep::Mounts => Step::Mounts,
+        });
     }
 
     fn send_record(&self, record: &Record) {

@@ -16,7 +16,7 @@ use alloc::{
 };
 use core::ops::Range;
 
-use hx_abi::link::{Code, PlacedCode, Record};
+use hx_abi::link::{Code, MappedCode, PlacedCode, Record};
 use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
 use hx_syscalls::sync::{Mutex, RwLock};
 use hx_syscalls::{
@@ -83,6 +83,8 @@ impl Module {
 pub struct Rewriter {
     system: Weak<System>,
     leaves: Leaves,
+    /// Otherwise it only tells of code, for the profiler.
+    is_on: bool,
     modules: RwLock<Vec<Module>>,
 }
 
@@ -166,10 +168,18 @@ impl Rewriter {
         let config = &system.config;
         let is_watched = config.strace || config.syscall_summary || config.rewrite_check;
         let leaves = if is_watched { Leaves::Dispatched } else { Leaves::Direct };
-        Arc::new(Self { system: Arc::downgrade(system), leaves, modules: RwLock::new(Vec::new()) })
+        Arc::new(Self {
+            system: Arc::downgrade(system),
+            leaves,
+            is_on: config.rewrite,
+            modules: RwLock::new(Vec::new()),
+        })
     }
 
     fn plan_for(&self, file: &FileDescription) -> Option<Arc<Plan>> {
+        if !self.is_on {
+            return None;
+        }
         let path = file.path()?.absolute(None)?;
         if let Some(known) = PLANS.lock().get(&path) {
             return known.clone();
@@ -258,6 +268,29 @@ mod guest {
     }
 }
 
+/// Tells `--profile` of code that has become executable.
+fn tell_profiler(space: &AddressSpace, code: &CodeRange, placed: Option<PlacedCode>) {
+    let path = || code.file.as_deref()?.path()?.absolute(None);
+    if crate::profile::is_on()
+        && let Some(path) = path()
+    {
+        // The first program is mapped before there is a thread.
+        let thread = sched::current_thread();
+        let pid = thread.map_or(1, |thread| thread.process.pid);
+        let by_exec = thread.is_none_or(|thread| !core::ptr::eq(&*thread.mm(), space));
+        KERNEL.send_record(&Record::MappedCode(MappedCode {
+            tsc: machine::tsc(),
+            pid,
+            path,
+            start: code.range.start.0,
+            end: code.range.end.0,
+            offset: code.first * PAGE_SIZE as u64,
+            by_exec,
+            placed,
+        }));
+    }
+}
+
 /// Maps the stubs of `plan` near the module loaded with `bias`.
 fn map_stubs(
     space: &AddressSpace,
@@ -292,9 +325,10 @@ impl CodePatcher for Rewriter {
         let plan = code.file.as_deref().and_then(|file| self.plan_for(file));
         let has_lasting_plan = plan.is_some();
         #[cfg(feature = "rewriter-guest")]
-        let plan = plan.or_else(|| guest::plan_for(code));
+        let plan = plan.or_else(|| self.is_on.then(|| guest::plan_for(code)).flatten());
         let Some(plan) = plan.filter(|plan| plan.patch_count() > 0) else {
             self.report(code, None);
+            tell_profiler(space, code, None);
             return;
         };
         let range = code.range.start.0..code.range.end.0;
@@ -313,6 +347,8 @@ impl CodePatcher for Rewriter {
             let stubs = placed.as_ref().map(|(placement, _)| placement.stub_base());
             self.report(code, Some(PlacedCode { load_bias: bias, stubs }));
         }
+        let stubs = placed.as_ref().map(|(placement, _)| placement.stub_base());
+        tell_profiler(space, code, Some(PlacedCode { load_bias: bias, stubs }));
         let Some((placement, stubs)) = placed else {
             log::warn!("no room for the stubs of the code at {:#x}", range.start);
             return;
@@ -370,6 +406,7 @@ impl CodePatcher for Rewriter {
 
     fn forked(&self) -> Arc<dyn CodePatcher> {
         let modules = RwLock::new(self.modules.read().clone());
-        Arc::new(Self { system: self.system.clone(), leaves: self.leaves, modules })
+        let Self { leaves, is_on, .. } = *self;
+        Arc::new(Self { system: self.system.clone(), leaves, is_on, modules })
     }
 }

@@ -639,6 +639,11 @@ pub fn current_handle() -> Arc<dyn ThreadHandle> {
 /// `EAGAIN` without memory for a stack.
 pub fn spawn(thread: Arc<Thread>, start: &ThreadStart) -> Result<(), Errno> {
     let kernel_thread = KernelThread::new(&thread, start).map_err(|_| Errno::EAGAIN)?;
+    if let Some(maker) = current_thread().map(|maker| maker.process.pid)
+        && maker != thread.process.pid
+    {
+        crate::profile::forked(maker, thread.process.pid);
+    }
     thread.handle.call_once(|| Arc::new(Handle(kernel_thread.clone())) as Arc<dyn ThreadHandle>);
     let cpu = choose_cpu(&kernel_thread);
     if let Some(target) = machine::cpu(cpu) {

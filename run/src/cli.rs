@@ -154,6 +154,17 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_CORE", help_heading = "Observing")]
     pub(crate) core: Option<PathBuf>,
 
+    /// Sample where the program and the kernel spend their time, and write a flame graph to FILE; folded
+    /// stacks where its name ends in .folded, the text of perf script where it ends in .perf
+    #[arg(long, value_name = "FILE", action = ArgAction::Append, env = "HERMIX_PROFILE")]
+    #[arg(help_heading = "Observing")]
+    pub(crate) profile: Vec<PathBuf>,
+
+    /// Write a chart (SVG) to FILE of where the time goes from start to end, and the instructions of the
+    /// guest's start
+    #[arg(long, value_name = "FILE", env = "HERMIX_BOOT_CHART", help_heading = "Observing")]
+    pub(crate) boot_chart: Option<PathBuf>,
+
     /// Print counters at the end
     #[arg(long, env = "HERMIX_STATS", value_parser = FalseyValueParser::new())]
     #[arg(action = ArgAction::SetTrue, help_heading = "Observing")]

@@ -21,11 +21,15 @@ use std::{
         mpsc,
     },
     thread,
+    time::Instant,
 };
 
 use hx_abi::{
     config::Stream,
-    link::{self, CallCount, Code, Decoder, Event, Exit, Kind, Record, STDIN_WINDOW, Stats},
+    link::{
+        self, CallCount, Code, Decoder, Event, Exit, Kind, Moment, Record, STDIN_WINDOW, Stats,
+    },
+    profile::{self, Sample},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -39,6 +43,7 @@ use signal_hook::consts::{
 use crate::{
     core_file::CoreFiles,
     error::{Error, Result, say},
+    profile::Recording,
     terminal::{self, RawMode},
 };
 
@@ -66,6 +71,12 @@ pub(crate) struct Outcome {
     pub(crate) code: Vec<Code>,
     /// Paths that the program looked for in vain, each once, in order.
     pub(crate) missing_files: Vec<PathBuf>,
+    /// What there is for a profile.
+    pub(crate) recording: Recording,
+    /// The moments of the guest's start, and when they came.
+    pub(crate) boot: Option<(Instant, Vec<Moment>)>,
+    /// When the program had ended.
+    pub(crate) ended: Option<Instant>,
     /// Whether the program was started at all.
     pub(crate) started: bool,
     /// The user ended the virtual machine, because the program did not end by itself.
@@ -83,6 +94,8 @@ enum Message {
     OutputFailed(u8, io::Error),
     /// A core file is complete.
     CoreFile(PathBuf),
+    /// Samples for the profile.
+    Samples(Vec<Sample>),
     /// The guest closed the link, or it carried nonsense.
     Ended(Option<String>),
 }
@@ -366,6 +379,15 @@ impl Main {
                 }
             }
             Message::CoreFile(path) => self.outcome.core_files.push(path),
+            Message::Samples(samples) => self.outcome.recording.samples.extend(samples),
+            Message::Record(Record::MappedCode(code)) => self.outcome.recording.code.push(code),
+            Message::Record(Record::Forked { tsc, parent, child }) => {
+                self.outcome.recording.forks.push((tsc, parent, child));
+            }
+            Message::Record(Record::SamplesEnd { lost }) => self.outcome.recording.lost = lost,
+            Message::Record(Record::Boot(moments)) => {
+                self.outcome.boot = Some((Instant::now(), moments));
+            }
             Message::Record(Record::Started) => self.outcome.started = true,
             Message::Record(Record::Exit(exit)) => self.outcome.exit = Some(exit),
             Message::Record(Record::Fatal(what)) => return Err(Error::Guest(what)),
@@ -483,6 +505,11 @@ impl Receiver {
                         if let Some(Err(what)) = cores.map(|cores| cores.piece(payload)) {
                             self.tell(Message::Record(Record::Warning(what)));
                         }
+                        continue;
+                    }
+                    Kind::Samples => {
+                        let samples = profile::decode(payload);
+                        self.tell(Message::Samples(samples));
                         continue;
                     }
                     Kind::Stdin | Kind::Event => {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use hx_abi::{
-    config::{CONFIG_PATH, CONFIG_VERSION, RunConfig, Stream},
+    config::{BootChart, CONFIG_PATH, CONFIG_VERSION, RunConfig, Stream},
     cpio,
 };
 use hx_libraries::tree::{Content, HostTree, normalize};
@@ -88,6 +88,8 @@ pub(crate) fn configuration(
         rewrite_report: settings.rewrite_report.is_some() || settings.rewrite_map.is_some(),
         rewrite_check: settings.rewrite_check,
         core: settings.core.is_some(),
+        profile: !settings.profile.is_empty(),
+        boot_chart: if settings.boot_chart.is_some() { BootChart::On } else { BootChart::Off },
         log_level: if settings.kernel_log.is_some() { settings.log_level } else { 0 },
     })
 }

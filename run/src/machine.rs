@@ -107,6 +107,19 @@ pub(crate) struct Plan<'a> {
     pub(crate) log: LogPort,
     /// The network card and what it is connected to.
     pub(crate) network: &'a Network,
+    /// What there is to observe the guest by.
+    pub(crate) watching: Watching,
+}
+
+/// What a machine has to observe the guest by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watching {
+    /// Nothing.
+    Plain,
+    /// A timer whose interrupts cannot be masked, for `--profile`.
+    Sampled,
+    /// Its time stamp counter counts instructions. It is emulated.
+    Counted,
 }
 
 /// The serial port that kernel messages go to.
@@ -152,13 +165,20 @@ impl Plan<'_> {
             Placement::Mapped => ",memory-backend=ram",
             Placement::Copied => "",
         };
+        let pit = if self.watching == Watching::Sampled { "on" } else { "off" };
         let machine =
-            format!("microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial={serial}{backend}");
+            format!("microvm,acpi=off,rtc=off,pit={pit},pic=off,isa-serial={serial}{backend}");
         let accel = match self.engine {
+            // They take turns, so that there is one order of all instructions.
+            _ if self.watching == Watching::Counted => "tcg",
             // A host thread for each virtual CPU.
             Engine::Tcg if self.cpus > 1 => "tcg,thread=multi",
             _ => accel,
         };
+        if self.watching == Watching::Counted {
+            // An instruction takes a nanosecond of the guest's time.
+            add(&["-icount", "shift=0,sleep=off"]);
+        }
         add(&["-M", &machine, "-accel", accel, "-cpu", cpu, "-smp", &self.cpus.to_string()]);
         add(&["-m", &format!("{ram}K")]);
         // QEMU's memory is a mapping of its own: what nobody has written is zero.
@@ -496,6 +516,7 @@ mod tests {
             tsc_khz: Some(2_000_000),
             log: LogPort::Absent,
             network,
+            watching: Watching::Plain,
         }
     }
 

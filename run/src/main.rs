@@ -9,6 +9,7 @@
 mod accel;
 mod accounts;
 mod backlog;
+mod boot_chart;
 mod cache;
 mod call_summary;
 mod certificates;
@@ -25,6 +26,7 @@ mod network;
 mod packages;
 mod plans;
 mod prepare;
+mod profile;
 mod program;
 mod rewriting;
 mod run;

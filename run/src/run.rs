@@ -12,11 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hx_abi::{config::Stream, link::Exit};
+use hx_abi::{
+    config::{BootChart, RunConfig, Stream},
+    link::{Exit, Moment},
+};
 use serde::Serialize;
 
 use crate::{
     accel, backlog,
+    boot_chart::{self, Watch},
     cache::{self, Cache},
     call_summary,
     cli::Accel,
@@ -24,12 +28,14 @@ use crate::{
     core_file::CoreFiles,
     error::{Error, Result, STATUS_FAILED, say},
     guest,
-    machine::{self, Engine, LogPort, Machine, Placement, Plan},
+    machine::{self, Engine, LogPort, Machine, Placement, Plan, Watching},
     network::Published,
     prepare::{self, Origin},
+    profile::{self, Archives},
     rewriting::Rewriting,
     settings::{Output, Settings, Verbosity},
-    specialise, symbols, terminal, tsc,
+    specialise::{self, Reach},
+    symbols, terminal, tsc,
 };
 
 /// File name of the kernel where it is installed beside hermit-run.
@@ -65,6 +71,8 @@ struct Summary<'a> {
     published: &'a [Published],
     /// The guest's counters.
     stats: BTreeMap<String, u64>,
+    /// With `--boot-chart`.
+    boot_chart: Option<Vec<boot_chart::Step>>,
     /// With `--rewrite-report` or `--rewrite-map`.
     rewriting: Option<Rewriting>,
     /// With `--missing-files`.
@@ -82,6 +90,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     let mut kernel = find_kernel(settings)?;
     let network = settings.network.open()?;
     let prepared = located.image(settings)?;
+    let image_ready = Instant::now();
     let mut kernel_calls = None;
     if let Some(list) = &settings.specialise {
         if settings.strace.is_some() || settings.rewrite_check {
@@ -113,6 +122,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         tsc_khz: tsc::khz(&qemu, engine, cache.as_ref()),
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
         network: &network,
+        watching: if settings.profile.is_empty() { Watching::Plain } else { Watching::Sampled },
     };
     if let Err(error) = cache::grow(&prepared.root, plan.ram(boot.len() as u64)?) {
         // A file system without holes of that size.
@@ -150,6 +160,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         outcome => outcome,
     };
     let ran = started.elapsed();
+    let all_ended = Instant::now();
     let outcome = outcome.map_err(|error| match (error, &settings.kernel_log) {
         (Error::Machine(what), None) => {
             Error::Machine(what + "; --kernel-log - shows what the kernel says")
@@ -159,9 +170,41 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     })?;
     let exit = outcome.exit.unwrap_or(Exit::Status(STATUS_FAILED));
     report(settings, &outcome);
+    if !settings.profile.is_empty() {
+        let archives = Archives::new(&prepared.root, &boot)?;
+        let recording = &outcome.recording;
+        let is_told = settings.verbosity > Verbosity::Quiet;
+        if is_told && recording.lost > 0 {
+            say(&format!("{} samples of the profile were lost", recording.lost));
+        }
+        profile::write(recording, &settings.profile, &archives, &kernel, plan.tsc_khz)?;
+    }
+    let mut steps = None;
+    if let (Some(path), Some((first, moments))) = (&settings.boot_chart, &outcome.boot) {
+        let watch = Watch {
+            begin,
+            image: image_ready,
+            start: started,
+            first: *first,
+            exit: outcome.ended.unwrap_or(all_ended),
+            end: all_ended,
+        };
+        let counted = count_boot(settings, &plan, &config);
+        if let Err(error) = &counted {
+            say(&format!("the instructions of the start could not be counted: {error}"));
+        }
+        let all = boot_chart::steps(&watch, moments, counted.ok().as_deref());
+        let words = settings.command.iter().map(|word| word.to_string_lossy());
+        let command = words.collect::<Vec<_>>().join(" ");
+        let written = fs::write(path, boot_chart::svg(&all, &format!("hermit-run {command}")));
+        written.map_err(|error| Error::file("cannot write", path, error))?;
+        steps = Some(all);
+    }
     if let Some(output) = &settings.syscall_summary {
-        let config = specialise::reachable(settings, &prepared)?;
-        let reachable = config.map(|config| config.calls.into_iter().collect());
+        let reachable = match specialise::reachable(settings, &prepared)? {
+            Reach::Calls(config) => Some(config.calls.into_iter().collect()),
+            Reach::Any(_) => None,
+        };
         let text = call_summary::table(&outcome.calls, reachable.as_ref());
         // As with other reports: who closes standard error does not want them.
         let _ = sink(output)?.write_all(text.as_bytes());
@@ -203,6 +246,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
             run_ms: milliseconds(ran),
             published: &network.published,
             stats: stats.counters.into_iter().collect(),
+            boot_chart: steps,
             rewriting,
             missing_files: outcome
                 .missing_files
@@ -242,14 +286,49 @@ fn execute(
     let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
     let outcome = match console.run(outputs) {
         Ok(Outcome { exit: None, .. }) => Err(machine.post_mortem()),
-        outcome => {
+        Ok(outcome) => {
+            let ended = Some(Instant::now());
             drop(machine);
-            outcome
+            Ok(Outcome { ended, ..outcome })
+        }
+        Err(error) => {
+            drop(machine);
+            Err(error)
         }
     };
     // The machine is gone, so that its log has an end.
     log.finish();
     outcome
+}
+
+/// The moments of a start that ends in place of the program's first instruction, in instructions.
+fn count_boot(settings: &Settings, plan: &Plan<'_>, config: &RunConfig) -> Result<Vec<Moment>> {
+    let streams = [Stream::Null; 3];
+    let config = RunConfig {
+        boot_chart: BootChart::Alone,
+        profile: false,
+        streams,
+        stats: false,
+        ..config.clone()
+    };
+    let plan = Plan {
+        engine: Engine::Tcg,
+        // As many instructions in a second as there are nanoseconds.
+        tsc_khz: Some(1_000_000),
+        log: LogPort::Absent,
+        watching: Watching::Counted,
+        ..plan.clone()
+    };
+    let mut machine = plan.start(&guest::boot_archive(settings, &config)?)?;
+    let link = machine.link.take();
+    let link = link.ok_or_else(|| Error::Machine("the console link is gone".into()))?;
+    let console = Console::new(link, streams);
+    let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
+    let sink = || Box::new(io::sink());
+    let outputs = Outputs { stdout: sink(), stderr: sink(), trace: None, cores: None };
+    let outcome = console.run(outputs)?;
+    let boot = outcome.boot.map(|(_, moments)| moments);
+    boot.ok_or_else(|| Error::Machine("the guest told nothing".into()))
 }
 
 fn tell(settings: &Settings, text: impl FnOnce() -> String) {

@@ -69,6 +69,8 @@ struct File {
     kernel_log: Option<PathBuf>,
     log_level: Option<String>,
     core: Option<PathBuf>,
+    profile: Vec<PathBuf>,
+    boot_chart: Option<PathBuf>,
     stats: bool,
     missing_files: bool,
     json: Option<PathBuf>,
@@ -169,6 +171,10 @@ pub(crate) struct Settings {
     pub(crate) log_level: u8,
     /// Where core files go.
     pub(crate) core: Option<PathBuf>,
+    /// Where profiles go.
+    pub(crate) profile: Vec<PathBuf>,
+    /// Where the chart of the start goes.
+    pub(crate) boot_chart: Option<PathBuf>,
     /// Print counters at the end.
     pub(crate) stats: bool,
     /// List missing files at the end.
@@ -290,6 +296,8 @@ impl Settings {
             kernel_log: options.kernel_log.or(file.kernel_log).and_then(output),
             log_level: parse_level(options.log_level.or(file.log_level).as_deref())?,
             core: options.core.or(file.core),
+            profile: if options.profile.is_empty() { file.profile } else { options.profile },
+            boot_chart: options.boot_chart.or(file.boot_chart),
             stats: options.stats || file.stats,
             missing_files: options.missing_files || file.missing_files,
             json: options.json.or(file.json),

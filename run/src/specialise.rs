@@ -53,18 +53,25 @@ pub(crate) fn kernel(
     prepared: &Prepared,
     full: &Path,
 ) -> Result<Option<(PathBuf, usize)>> {
-    let config =
-        if list == Path::new(AUTO) {
-            reachable(settings, prepared)?
-        } else {
-            let text = fs::read_to_string(list);
-            let text = text.map_err(|error| Error::file("cannot read", list, error))?;
-            let config = toml::from_str::<KernelConfig>(&text);
-            Some(config.map_err(|error| {
-                Error::Usage(format!("{}: {}", list.display(), error.message()))
-            })?)
-        };
-    let Some(mut config) = config else { return Ok(None) };
+    let mut config = if list == Path::new(AUTO) {
+        match reachable(settings, prepared)? {
+            Reach::Calls(config) => config,
+            Reach::Any(why) => {
+                tell(
+                    settings,
+                    &format!(
+                        "the program may make any system call ({why}); the full kernel is used"
+                    ),
+                );
+                return Ok(None);
+            }
+        }
+    } else {
+        let text = fs::read_to_string(list);
+        let text = text.map_err(|error| Error::file("cannot read", list, error))?;
+        let config = toml::from_str::<KernelConfig>(&text);
+        config.map_err(|error| Error::Usage(format!("{}: {}", list.display(), error.message())))?
+    };
     let options = settings.core.is_some().then(|| hx_linker::CORE_FILES.to_owned());
     config.calls.extend(ALWAYS.map(str::to_owned));
     config.calls.sort();
@@ -149,29 +156,49 @@ fn workspace(kernel: &Path) -> Option<PathBuf> {
     places.map(Path::to_path_buf).find(|dir| dir.join("xtask/Cargo.toml").is_file())
 }
 
-/// The calls that the program can reach with the files of its image; `None` for any. The answer is
-/// kept beside the image.
-pub(crate) fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
+/// The calls that a program can reach.
+pub(crate) enum Reach {
+    /// These.
+    Calls(KernelConfig),
+    /// Any, and why.
+    Any(String),
+}
+
+/// The calls that the program can reach with the files of its image. The answer is kept beside the image.
+pub(crate) fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
     let kept = if settings.no_cache { None } else { kept_answer(settings, prepared)? };
     let text = kept.as_ref().and_then(|path| fs::read_to_string(path).ok());
     if let Some(answer) = text.and_then(|text| toml::from_str::<Answer>(&text).ok()) {
-        return Ok(answer.calls.map(|calls| KernelConfig { calls, arguments: answer.arguments }));
+        return Ok(match answer {
+            Answer::Calls { calls, arguments } => Reach::Calls(KernelConfig { calls, arguments }),
+            Answer::Any { any_because } => Reach::Any(any_because),
+        });
     }
-    let config = analyse_image(settings, prepared)?;
+    let reach = analyse_image(settings, prepared)?;
     if let Some(path) = kept {
+        let text = match &reach {
+            Reach::Calls(config) => config.to_toml(),
+            // A string of JSON is one of TOML.
+            Reach::Any(why) => format!("any_because = {}\n", serde_json::json!(why)),
+        };
         // What cannot be kept is found again.
-        let text = config.as_ref().map_or_else(String::new, KernelConfig::to_toml);
         let _ = Cache::open()?.write(&path, text.as_bytes());
     }
-    Ok(config)
+    Ok(reach)
 }
 
-/// What [`reachable`] keeps: empty for any call.
-#[derive(Deserialize)]
-struct Answer {
-    calls: Option<Vec<String>>,
-    #[serde(default)]
-    arguments: BTreeMap<String, Vec<u64>>,
+/// What [`reachable`] keeps.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Calls {
+        calls: Vec<String>,
+        #[serde(default)]
+        arguments: BTreeMap<String, Vec<u64>>,
+    },
+    Any {
+        any_because: String,
+    },
 }
 
 /// Where [`reachable`] keeps its answer: named by all that decides it.
@@ -194,7 +221,7 @@ fn variable(settings: &Settings, name: &str) -> Option<OsString> {
     found.map(|(_, value)| value.clone())
 }
 
-fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<KernelConfig>> {
+fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
     let root = &prepared.root;
     let failed = |error| Error::file("cannot read", &root.path, error);
     let mut archive = vec![0; usize::try_from(root.len).unwrap_or(usize::MAX)];
@@ -209,14 +236,8 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Option<Kern
     others(&tree, Path::new("/"), &mut request);
     let analysis = analyse(&tree, &summaries, &request)
         .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))?;
-    let config = analysis.kernel_config(false);
-    if config.is_none() {
-        let first = analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
-        let what =
-            format!("the program may make any system call ({first}); the full kernel is used");
-        tell(settings, &what);
-    }
-    Ok(config)
+    let why = || analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
+    Ok(analysis.kernel_config(false).map_or_else(|| Reach::Any(why()), Reach::Calls))
 }
 
 /// Files of the image that a running program may load or execute.
@@ -280,6 +301,18 @@ fn function_at(path: &Path, offset: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kept_answer_says_why_it_is_any_call() {
+        let any = format!("any_because = {}\n", serde_json::json!("a \"b\"\n\u{e9}"));
+        let read = |text: &str| toml::from_str::<Answer>(text).unwrap();
+        assert_eq!(read(&any), Answer::Any { any_because: "a \"b\"\n\u{e9}".into() });
+        let some = KernelConfig { calls: vec!["read".into()], arguments: BTreeMap::new() };
+        let kept = Answer::Calls { calls: some.calls.clone(), arguments: BTreeMap::new() };
+        assert_eq!(read(&some.to_toml()), kept);
+        // What an earlier hermit-run has kept for any call.
+        assert!(toml::from_str::<Answer>("").is_err());
+    }
 
     #[test]
     fn a_call_left_out_is_named_with_what_to_do() {

@@ -16,7 +16,7 @@ use crate::{
     },
     page::PAGE_SIZE,
     parts::{PATH_CALLS, Part},
-    platform::{ThreadStart, VectorState},
+    platform::{BootStep, ThreadStart, VectorState, platform},
     task::{
         Credentials, System, Thread,
         exec::{self, NameLasts, Request, describe},
@@ -88,6 +88,7 @@ pub fn boot(
         system.vfs.populate(archive.bytes, offset).map_err(BootError::Image)?;
         offset += archive.bytes.len().next_multiple_of(PAGE_SIZE);
     }
+    platform().boot_step(BootStep::Files);
     let mut mounted = fs::devfs::mount(&system.vfs);
     // Without a call that takes a path nobody can look there.
     if let Some(mount) = PART_PSEUDO_FILES.get() {
@@ -107,6 +108,7 @@ pub fn boot(
     let credentials = Credentials::new(config.uid, config.gid);
     let thread = Thread::first(system.clone(), FdTable::new(), credentials);
     system.console.open_standard_streams(&system.vfs, &thread.files());
+    platform().boot_step(BootStep::Mounts);
     // Made where it is missing, as docker does.
     let cwd = system.vfs.make_directories(&config.cwd, 0o755).and_then(|cwd| {
         check_permission(&**cwd.inode(), &thread.credentials(), Rights::EXEC).map(|()| cwd)

@@ -269,6 +269,17 @@ pub trait Platform: Sync {
     fn console_write(&self, stream: hx_abi::link::Kind, bytes: &[u8]);
     /// Sends a record to `hermit-run`.
     fn send_record(&self, record: &hx_abi::link::Record);
+    /// A step of [`crate::boot::boot`] is done: for who times the start.
+    fn boot_step(&self, _done: BootStep) {}
+}
+
+/// A step of [`crate::boot::boot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootStep {
+    /// The files of the image are in the file system.
+    Files,
+    /// So are the devices and the standard streams.
+    Mounts,
 }
 
 /// The vDSO: `data` is mapped read-only directly below `text`, which is mapped executable.

@@ -581,6 +581,8 @@ pub fn test_config() -> RunConfig {
         rewrite_report: false,
         rewrite_check: false,
         core: false,
+        profile: false,
+        boot_chart: hx_abi::config::BootChart::Off,
         log_level: 0,
     }
 }

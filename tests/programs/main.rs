@@ -14,6 +14,7 @@ mod host;
 mod large;
 mod linux_bins;
 mod network;
+mod observed;
 mod processes;
 mod real;
 mod rewriting;
@@ -84,6 +85,7 @@ fn trials() -> Result<Vec<Trial>, String> {
     trials.extend(processes::trials(&expected));
     trials.extend(threaded::trials(&expected));
     trials.extend(core_files::trials(&expected));
+    trials.extend(observed::trials(&expected));
     trials.extend(network::trials(&expected));
     trials.extend(specialised::trials(&expected)?);
     trials.extend(bad_input::trials(&expected));

@@ -2,7 +2,11 @@
 //!
 //! `cargo deny` reads the same file and checks more; this needs neither network nor another tool.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -14,7 +18,7 @@ use crate::repository;
 /// # Errors
 /// The packages whose licence or origin `deny.toml` does not allow.
 pub(crate) fn check() -> Result<()> {
-    let allowed = allowed_licences(&fs::read_to_string(repository().join("deny.toml"))?)?;
+    let policy = Policy::read(&fs::read_to_string(repository().join("deny.toml"))?)?;
     let output = Command::new("cargo")
         .args(["metadata", "--format-version=1", "--locked", "--offline"])
         .current_dir(repository())
@@ -24,7 +28,7 @@ pub(crate) fn check() -> Result<()> {
     let metadata: Value = serde_json::from_slice(&output.stdout)?;
     let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
     let problems: Vec<String> =
-        packages.iter().filter_map(|package| problem(package, &allowed)).collect();
+        packages.iter().filter_map(|package| problem(package, &policy)).collect();
     if !problems.is_empty() {
         bail!("packages that deny.toml does not allow:\n{}", problems.join("\n"));
     }
@@ -32,15 +36,37 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
-fn allowed_licences(deny: &str) -> Result<BTreeSet<String>> {
-    let deny: toml::Table = deny.parse().context("deny.toml")?;
-    let allow = deny.get("licenses").and_then(|table| table.get("allow")?.as_array());
-    let allow = allow.context("deny.toml has no licenses.allow")?;
-    Ok(allow.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+/// What `deny.toml` allows.
+struct Policy {
+    /// For all packages.
+    allowed: BTreeSet<String>,
+    /// Besides, for a package of this name.
+    exceptions: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Policy {
+    fn read(deny: &str) -> Result<Self> {
+        let deny: toml::Table = deny.parse().context("deny.toml")?;
+        let licenses = deny.get("licenses").context("deny.toml has no licenses")?;
+        let names = |table: &toml::Value| -> Option<BTreeSet<String>> {
+            let allow = table.get("allow")?.as_array()?;
+            Some(allow.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        };
+        let allowed = names(licenses).context("deny.toml has no licenses.allow")?;
+        let mut exceptions = BTreeMap::new();
+        let all = licenses.get("exceptions").and_then(toml::Value::as_array);
+        for exception in all.into_iter().flatten() {
+            let name = exception.get("name").and_then(toml::Value::as_str);
+            let (name, names) = name.zip(names(exception)).context("a malformed exception")?;
+            exceptions.insert(name.to_owned(), names);
+        }
+        Ok(Self { allowed, exceptions })
+    }
 }
 
 /// What is wrong with one package of `cargo metadata`.
-fn problem(package: &Value, allowed: &BTreeSet<String>) -> Option<String> {
+fn problem(package: &Value, policy: &Policy) -> Option<String> {
+    let exceptions = policy.exceptions.get(package["name"].as_str()?);
     let name = format!("{} {}", package["name"].as_str()?, package["version"].as_str()?);
     match package["source"].as_str() {
         None => {}
@@ -54,7 +80,10 @@ fn problem(package: &Value, allowed: &BTreeSet<String>) -> Option<String> {
         Ok(expression) => expression,
         Err(error) => return Some(format!("{name}: licence {licence:?}: {}", error.reason)),
     };
-    let accepted = expression.evaluate(|requirement| allowed.contains(&requirement.to_string()));
+    let accepted = expression.evaluate(|requirement| {
+        let licence = requirement.to_string();
+        policy.allowed.contains(&licence) || exceptions.is_some_and(|more| more.contains(&licence))
+    });
     (!accepted).then(|| format!("{name}: licence {licence}"))
 }
 
@@ -64,8 +93,21 @@ mod tests {
     use serde_json::json;
 
     fn judge(package: Value) -> Option<String> {
-        let allowed = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"];
-        problem(&package, &allowed.into_iter().map(str::to_owned).collect())
+        let deny = r#"
+            [licenses]
+            allow = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]
+            [[licenses.exceptions]]
+            name = "odd"
+            allow = ["CDDL-1.0"]
+        "#;
+        problem(&package, &Policy::read(deny).unwrap())
+    }
+
+    #[test]
+    fn exceptions_are_for_one_package() {
+        let package = |name| json!({"name": name, "version": "1.0.0", "license": "CDDL-1.0"});
+        assert_eq!(judge(package("odd")), None);
+        assert!(judge(package("a")).is_some());
     }
 
     #[test]

@@ -24,11 +24,17 @@ pub use pc::cpu::{
     cpuid, frame_pointer, fs_base, gs_base, info as cpu_info, is_set_up, of as cpu, rdrand,
     set_fs_base, set_gs_base, set_kernel_stack, this as this_cpu, tsc, wait_for_interrupt,
 };
+/// What an emulated processor needs to be fast.
+pub use pc::soft_tlb;
+
 pub use pc::smp::{enter_idle, leave_idle, memory_barrier, start_others, stop_others, wake};
 pub use pc::traps::{
     SAMPLE_PERIOD, leaf_entry_address as leaf_entry, leaf_value, prepare_kernel_stack,
     prepare_stack, stub_entry_address as stub_entry, switch_to, watch_all_calls,
 };
+
+/// Interruptions for the profiler.
+pub use pc::sampling;
 
 /// Time.
 pub use pc::clock;

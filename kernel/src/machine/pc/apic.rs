@@ -2,8 +2,8 @@
 //! interrupts).
 //!
 //! xAPIC registers at their architectural addresses (Intel SDM vol. 3 ch. 11; 82093AA data sheet for
-//! the I/O APIC). No other interrupt controller is touched: the machine is started without PIC and
-//! PIT.
+//! the I/O APIC). No other interrupt controller is touched: the machine is started without PIC,
+//! and with PIT for the profiler only ([`super::sampling`]).
 
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -28,9 +28,13 @@ const TIMER_DIVIDE: usize = 0x3e0;
 /// Interrupt command register (Intel SDM vol. 3 §11.6.1).
 const DELIVERY_PENDING: u32 = 1 << 12;
 const LEVEL_ASSERT: u32 = 1 << 14;
+const TO_SELF: u32 = 1 << 18;
 const MODE_NMI: u32 = 0b100 << 8;
 const MODE_INIT: u32 = 0b101 << 8;
 const MODE_STARTUP: u32 = 0b110 << 8;
+
+/// As a target: every processor.
+const ALL: u32 = 0xff;
 
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
@@ -152,8 +156,27 @@ pub fn id() -> u32 {
     read(ID) >> 24
 }
 
+/// Interrupts this processor itself. Unlike [`send`] it may come between any two instructions of it.
+pub fn wake_self() {
+    write(COMMAND_LOW, u32::from(WAKE_VECTOR) | LEVEL_ASSERT | TO_SELF);
+}
+
 /// Delivers the I/O APIC's input `pin` to this processor as `vector`, edge-triggered.
 pub fn route(pin: u8, vector: u8) {
+    set_redirection(pin, u32::from(vector), id());
+}
+
+/// Delivers the I/O APIC's input `pin` to all processors as a non-maskable interrupt.
+pub fn route_non_maskable(pin: u8) {
+    set_redirection(pin, MODE_NMI, ALL);
+}
+
+/// Delivers the I/O APIC's input `pin` to nobody.
+pub fn mask(pin: u8) {
+    set_redirection(pin, MASKED, 0);
+}
+
+fn set_redirection(pin: u8, low: u32, target: u32) {
     let base = IO.load(Ordering::Relaxed).cast::<u32>();
     let write = |register: u32, value: u32| {
         // SAFETY: `IO` maps the I/O APIC: the index register is at 0, the window at 0x10.
@@ -163,6 +186,6 @@ pub fn route(pin: u8, vector: u8) {
         }
     };
     let register = 0x10 + u32::from(pin) * 2;
-    write(register + 1, id() << 24);
-    write(register, u32::from(vector));
+    write(register + 1, target << 24);
+    write(register, low);
 }

@@ -60,6 +60,8 @@ pub struct PerCpu {
     pub(super) timer: super::timer::PerCpu,
     /// What the processor tells others and is told by them.
     pub(super) smp: super::smp::PerCpu,
+    /// When it is to flush for TCG's sake.
+    pub(super) soft_tlb: super::soft_tlb::PerCpu,
     /// Page faults that it has resolved.
     pub page_faults: AtomicU64,
     /// Number of the processor, from 0 without gaps.
@@ -212,6 +214,12 @@ impl PerCpu {
     pub(super) fn user_rsp(&self) -> u64 {
         // SAFETY: the entry code of this processor writes the word, and is not running now.
         unsafe { (&raw const self.user_rsp).read_volatile() }
+    }
+
+    /// Top of the stack on which this processor enters the kernel.
+    pub(super) fn kernel_stack(&self) -> u64 {
+        // SAFETY: this processor writes the word, and is not doing so now.
+        unsafe { (&raw const self.kernel_stack).read_volatile() }
     }
 
     /// What leaf entry number `index` answers.
@@ -377,6 +385,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         sched: crate::sched::PerCpu::default(),
         timer: super::timer::PerCpu::default(),
         smp: super::smp::PerCpu::new(apic_id),
+        soft_tlb: super::soft_tlb::PerCpu::default(),
         page_faults: AtomicU64::new(0),
         index,
     };

@@ -10,8 +10,10 @@ pub mod link;
 pub mod network;
 pub mod paging;
 pub mod power;
+pub mod sampling;
 pub mod serial;
 pub mod smp;
+pub mod soft_tlb;
 mod start_info;
 pub mod timer;
 pub mod traps;
@@ -23,9 +25,12 @@ use hx_syscalls::platform::Frame;
 use hx_syscalls::sync::Once;
 use start_info::BootInfo;
 
-use crate::memory::{
-    PhysRange,
-    frames::{self, FreshMemory},
+use crate::{
+    memory::{
+        PhysRange,
+        frames::{self, FreshMemory},
+    },
+    stats::{self, Step},
 };
 
 /// What the start of the machine has found.
@@ -120,12 +125,16 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     reserved.sort_unstable_by_key(|range| range.start);
     frames::init(info.ram(), &reserved, fresh)?;
     paging::init(info.ram()).map_err(|_| "too little memory for page tables")?;
+    stats::done(Step::Memory);
     cpu::init(0)?;
+    soft_tlb::init();
     apic::init().map_err(|_| "too little memory for device mappings")?;
     if word("provoke") == Some("stack-overflow") {
         crate::sched::overflow_the_stack();
     }
+    stats::done(Step::Processor);
     clock::init(word("tsc_khz").and_then(number));
+    stats::done(Step::Clock);
     smp::expect(word("cpus").and_then(number).unwrap_or(1) as usize);
     for device in info.parameters("virtio_mmio.device") {
         virtio::found(device);

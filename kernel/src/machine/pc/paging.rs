@@ -384,6 +384,11 @@ pub fn is_mapped_stack(address: u64) -> bool {
     in_image || ((KERNEL_STACKS..DEVICES).contains(&address) && on_stack() == Some(true))
 }
 
+/// Whether the application's page at `address` is mapped by the page table that is loaded.
+pub(super) fn is_mapped_now(address: u64) -> bool {
+    find(loaded_root(), address).is_some_and(|entry| entry.load(Ordering::Relaxed) & PRESENT != 0)
+}
+
 static NEXT_DEVICE: AtomicU64 = AtomicU64::new(DEVICES);
 
 /// Maps `len` bytes of device registers at physical address `phys`.

@@ -31,6 +31,7 @@ use super::{
     clock,
     cpu::{self, MAX_CPUS},
     paging,
+    sampling::{Interrupted, NmiFrame},
 };
 use crate::memory::{frames::FRAME_SIZE, stack::Stack};
 
@@ -97,6 +98,11 @@ impl PerCpu {
         self.active_root.load(Ordering::Relaxed)
     }
 
+    /// Whether it touches the kernel's half only.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle.load(Ordering::SeqCst)
+    }
+
     /// To be called before `root` is loaded, and before this processor is noted as using it.
     pub(super) fn set_active_root(&self, root: u64) {
         self.active_root.store(root, Ordering::SeqCst);
@@ -138,15 +144,20 @@ fn signal(targets: u64, signal: Signal) {
 }
 
 /// Handler of the non-maskable interrupt.
-pub(super) extern "C" fn requested() {
+pub(super) extern "C" fn requested(frame: &NmiFrame, rbp: u64) {
     let this = cpu::this();
     let bit = own_bit();
+    let mut was_asked = false;
     for other in cpu::all() {
         let request = &other.smp.request;
         if request.pending.load(Ordering::Acquire) & bit != 0 {
+            was_asked = true;
             request.act(&this.smp);
             request.pending.fetch_and(!bit, Ordering::Release);
         }
+    }
+    if !was_asked {
+        crate::profile::sample(&Interrupted::new(frame, rbp));
     }
 }
 

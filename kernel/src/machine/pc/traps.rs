@@ -219,6 +219,8 @@ nmi_entry:
     push r9
     push r10
     push r11
+    mov rdi, rsp
+    mov rsi, rbp
     cld
     call {nmi}
     pop r11
@@ -763,6 +765,11 @@ pub fn leaf_value(number: u32) -> Option<u32> {
 /// Which value of [`super::cpu::Identity`] a call gives.
 fn leaf_index(number: u32) -> Option<usize> {
     LEAF_CALLS.iter().position(|call| *call == number)
+}
+
+/// Whether this is where a processor waits for an interrupt.
+pub(super) fn is_idle_wait(rip: u64) -> bool {
+    [&raw const idle_halt, &raw const idle_halted].into_iter().any(|place| rip == place as u64)
 }
 
 /// Where the interrupted code belongs.
