@@ -9,7 +9,7 @@ use crate::{
     footprint, net,
     peers::{self, Custom, Docker, Hermix, LinuxVm, Native, Peer, Resources, Task},
     record::{Figure, more_is_better},
-    report::{self, Measurement, PeerState, Report, SuiteReport},
+    report::{self, BootChart, Measurement, PeerState, Report, SuiteReport},
     suites::{self, SUITES, Source, Suite, Workshop},
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// a program (one --against for each such) [default: native,docker,linux-vm]
     #[arg(long, value_name = "PEER,...")]
     against: Vec<String>,
-    /// How often everything is run [default: 5; 3 with --quick]
+    /// How often everything is run [default: 5, applications 3; with --quick 3 and 2]
     #[arg(long)]
     runs: Option<usize>,
     /// Folder for report.html, report.md and report.json
@@ -70,11 +70,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let (peers, states) = wanted_peers(&options.against, &resources, &mut problems)?;
     let mut session = Session {
         runs: options.runs.unwrap_or(if options.quick { 3 } else { 5 }),
+        runs_of_applications: options.runs.unwrap_or(if options.quick { 2 } else { 3 }),
         peers,
         workshop,
         resources,
         problems,
         suites: wanted.iter().map(|suite| SuiteReport::new(suite.name, suite.about)).collect(),
+        boot: None,
     };
     session.measure(&wanted);
     let report = Report {
@@ -86,6 +88,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         runs: session.runs,
         peers: states,
         suites: session.suites,
+        boot: session.boot,
         problems: session.problems,
     };
     report.write(&options.out)?;
@@ -182,11 +185,13 @@ fn start_peer(name: &str, resources: &Resources) -> Result<Box<dyn Peer>> {
 
 struct Session {
     runs: usize,
+    runs_of_applications: usize,
     peers: Peers,
     workshop: Workshop,
     resources: Resources,
     problems: Vec<String>,
     suites: Vec<SuiteReport>,
+    boot: Option<BootChart>,
 }
 
 impl Session {
@@ -220,10 +225,10 @@ impl Session {
         }
     }
 
-    /// How often a suite is run: applications less often where it has to be quick.
+    /// How often a suite is run: where nobody has said, applications less often, which take most of the time.
     fn runs_of(&self, suite: &Suite) -> usize {
         match suite.source {
-            Source::Program(..) | Source::Servers if self.workshop.is_quick => self.runs.min(2),
+            Source::Program(..) | Source::Servers => self.runs.min(self.runs_of_applications),
             _ => self.runs,
         }
     }
@@ -262,7 +267,7 @@ impl Session {
 
     /// Redis and nginx: each run has a server and clients for each peer.
     fn servers(&mut self, suite: &Suite) {
-        let requests = if self.workshop.is_quick { 6_000 } else { 60_000 };
+        let requests = if self.workshop.is_quick { 6_000 } else { 30_000 };
         let names: Vec<String> = self.peers.iter().map(|peer| peer.name().to_owned()).collect();
         let runs = self.runs_of(suite);
         for run in 0..runs {
@@ -289,6 +294,11 @@ impl Session {
 
     fn footprint(&mut self, suite: &Suite) -> Result<()> {
         let hello = suites::boot(&self.workshop)?;
+        let accel = &self.resources.accel;
+        match footprint::boot_chart(&hello.program, self.workshop.folder(), accel) {
+            Ok(boot) => self.boot = Some(boot),
+            Err(error) => note(&mut self.problems, format!("boot chart: {error:#}")),
+        }
         let with_linux = self.peers.iter().any(|peer| peer.name() == "linux-vm");
         let figures = footprint::measure(&self.workshop, &self.resources, &hello, with_linux)?;
         for (peer, figure) in figures {

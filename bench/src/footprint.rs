@@ -17,6 +17,7 @@ use crate::{
     linux_guest::{self, LinuxGuest},
     peers::{Hermix, LinuxVm, Peer, Resources, Task},
     record::Figure,
+    report::BootChart,
     suites::Workshop,
 };
 
@@ -141,6 +142,27 @@ fn instructions(hermit: &HermitRun, folder: &Path) -> Result<u64> {
     let options = ["--accel", "tcg", "--no-aslr", "--stats", "--qemu", &qemu];
     let output = hermit.command(&options, &[]).output()?;
     ticks(&String::from_utf8_lossy(&output.stderr))
+}
+
+/// Where the time and the instructions of a start go.
+///
+/// # Errors
+/// Where hermit-run fails.
+pub(crate) fn boot_chart(program: &Path, folder: &Path, accel: &str) -> Result<BootChart> {
+    let hermit = HermitRun::new(program)?;
+    let (svg, json) = (folder.join("boot.svg"), folder.join("boot.json"));
+    let [svg_option, json_option] = [&svg, &json].map(|path| path.display().to_string());
+    let options = ["--accel", accel, "--boot-chart", &svg_option, "--json", &json_option];
+    let output = hermit.command(&options, &[]).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "hermit-run: {}", errors.trim());
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(json)?)?;
+    // The page has colours of its own.
+    let svg = fs::read_to_string(svg)?;
+    let (head, rest) = svg.split_once("<style>").context("a chart without style")?;
+    let (_, rest) = rest.split_once("</style>").context("a chart without style")?;
+    let svg = format!("{head}{rest}").replace("<text ", "<text fill=\"currentColor\" ");
+    Ok(BootChart { steps: json["boot_chart"].clone(), svg })
 }
 
 /// The boot's time stamp ticks in what `--stats` prints.

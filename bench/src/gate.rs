@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// Say in which functions of the kernel so many most instructions are, those of the boot included
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["update", "linux"])]
     functions: Option<usize>,
+    /// With --linux: write both counts as JSON to this file as well
+    #[arg(long, value_name = "FILE", requires = "linux")]
+    json: Option<PathBuf>,
     /// Memory of each machine
     #[arg(long, value_name = "SIZE", default_value = "512M")]
     memory: String,
@@ -87,6 +90,10 @@ pub(crate) fn check(options: &Options) -> Result<bool> {
     if options.linux {
         let theirs = count(&mut LinuxVm::new(&resources, &COUNTING)?, &task)?;
         print!("{}", beside(&counts, &theirs));
+        if let Some(path) = &options.json {
+            let text = serde_json::to_string_pretty(&json(&counts, &theirs))? + "\n";
+            fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
         return Ok(true);
     }
     let path = baseline();
@@ -204,6 +211,24 @@ fn compare(baseline: &Counts, counts: &Counts) -> (String, bool) {
         lines += &format!("{name}: {now:.0} instructions, none are noted\n");
     }
     (lines, is_worse)
+}
+
+/// Both systems' counts, for [`Options::json`].
+fn json(ours: &Counts, theirs: &Counts) -> serde_json::Value {
+    let command = env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let both = ours.iter().filter_map(|(name, ours)| Some((name, ours, theirs.get(name)?)));
+    let operations: Vec<_> = both
+        .map(|(name, ours, theirs)| {
+            let ratio = (theirs / ours * 100.0).round() / 100.0;
+            serde_json::json!({"name": name, "hermix": ours, "linux-vm": theirs, "ratio": ratio})
+        })
+        .collect();
+    serde_json::json!({
+        "command": format!("hx-bench {command}"),
+        "commit": crate::report::commit(),
+        "unit": "guest instructions for one operation",
+        "operations": operations,
+    })
 }
 
 /// Both systems' counts, the worst first.

@@ -30,8 +30,20 @@ pub(crate) struct Report {
     pub(crate) runs: usize,
     pub(crate) peers: Vec<PeerState>,
     pub(crate) suites: Vec<SuiteReport>,
+    /// The steps of a start, from `hermit-run --boot-chart`.
+    pub(crate) boot: Option<BootChart>,
     /// What could not be done, or failed.
     pub(crate) problems: Vec<String>,
+}
+
+/// Where the time and the instructions of a start go.
+#[derive(Serialize)]
+pub(crate) struct BootChart {
+    /// As `hermit-run --json` has them.
+    pub(crate) steps: serde_json::Value,
+    /// The chart.
+    #[serde(skip)]
+    pub(crate) svg: String,
 }
 
 /// Where it was measured.
@@ -280,9 +292,17 @@ pub(crate) fn host() -> Host {
         kernel: first_line("uname", &["-sr"]),
         qemu: first_line("qemu-system-x86_64", &["--version"]),
         compiler: first_line("rustc", &["--version"]),
-        commit: first_line("git", &["describe", "--always", "--dirty"]),
+        commit: commit(),
         load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
     }
+}
+
+/// What the repository is at.
+pub(crate) fn commit() -> String {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--dirty"]).current_dir(crate::repository());
+    let output = git.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).trim().to_owned()
 }
 
 /// The time in UTC.
@@ -333,6 +353,7 @@ pub(crate) mod tests {
                     ],
                 },
             ],
+            boot: Some(BootChart { steps: serde_json::Value::Null, svg: "<svg>boot</svg>".into() }),
             problems: vec!["docker: not run: dockerd is not installed".into()],
         }
     }

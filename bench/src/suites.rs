@@ -84,7 +84,7 @@ pub(crate) const SUITES: [Suite; 17] = [
     },
     Suite {
         name: "servers",
-        about: "Redis and nginx, with clients on the host",
+        about: "Redis and nginx, with clients on the host (docker: not run)",
         source: Source::Servers,
     },
 ];

@@ -42,6 +42,11 @@ pub(super) fn page(report: &Report) -> Result<String> {
     for suite in report.suites.iter().filter(|suite| !suite.measurements.is_empty()) {
         section(report, suite, &mut page)?;
     }
+    if let Some(boot) = &report.boot {
+        page += "<h2 id=\"start\">start</h2><p>A static hello under Hermix: where the time goes, and the guest's \
+                 instructions until the program's first.</p>\n";
+        page += &boot.svg;
+    }
     if !report.problems.is_empty() {
         page += "<h2>Not done, or failed</h2><ul>\n";
         for problem in &report.problems {
@@ -180,7 +185,9 @@ mod tests {
     fn the_page_is_complete_and_loads_nothing() {
         let page = page(&example()).unwrap();
         assert!(page.ends_with("</html>\n") && page.contains("emulated by QEMU"));
-        assert!(page.contains("hx-bench --quick &lt;calls&gt;"));
+        assert!(
+            page.contains("hx-bench --quick &lt;calls&gt;") && page.contains("<svg>boot</svg>")
+        );
         assert!(page.contains("4.00 <small>(2.00 to 6.00)</small>"), "{page}");
         assert!(
             !page.contains("http://")
