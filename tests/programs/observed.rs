@@ -18,9 +18,11 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     trials
 }
 
-/// Builds the program.
-fn program() -> Result<PathBuf, String> {
-    let program = build_folder().join("spin");
+/// Builds the program, in a folder of this test: others build theirs at the same time.
+fn program(test: &str) -> Result<PathBuf, String> {
+    let folder = build_folder().join(format!("observed-{test}"));
+    fs::create_dir_all(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
+    let program = folder.join("spin");
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-o"]).arg(&program);
     gcc.arg(repository().join("tests/programs/observed/spin.c"));
@@ -33,7 +35,7 @@ fn program() -> Result<PathBuf, String> {
 /// The folded stacks have the functions in which the time was spent, in the kernel too, below those
 /// that called them, by process.
 fn profile(name: &str, options: &[&str]) -> Result<(), String> {
-    let mut task = Task::new([program()?]);
+    let mut task = Task::new([program(name)?]);
     let [folded, svg, perf] =
         ["folded", "svg", "perf"].map(|end| build_folder().join(format!("profile-{name}.{end}")));
     task.options = options.iter().map(|&option| option.to_owned()).collect();
