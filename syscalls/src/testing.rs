@@ -641,6 +641,7 @@ pub fn user_put(bytes: &[u8]) -> UserAddr {
 
 // The page table.
 
+#[derive(Clone)]
 struct FakeEntry {
     page: Page,
     protection: Protection,
@@ -656,13 +657,50 @@ impl FakeEntry {
         );
         Self { page, protection, dirty: false, accessed: false }
     }
+}
 
-    fn entry(&self) -> mm::Entry {
+/// Pages in a table of the lowest level: few, so that small tests have several tables.
+const FAKE_TABLE_PAGES: u64 = 4;
+const FAKE_SPAN: u64 = FAKE_TABLE_PAGES * PAGE_SIZE as u64;
+
+type FakeTable = Mutex<BTreeMap<u64, FakeEntry>>;
+
+/// What leads to a table of the lowest level, which processes may share as the kernel's do.
+struct FakeDirectoryEntry {
+    table: Arc<FakeTable>,
+    /// The table is this process' own. Without that nothing in it changes, nor is written through it.
+    is_writable: bool,
+    is_accessed: bool,
+}
+
+impl FakeDirectoryEntry {
+    fn leading_to(table: FakeTable) -> Self {
+        Self { table: Arc::new(table), is_writable: true, is_accessed: false }
+    }
+
+    /// The table, this process' own from now on.
+    fn own(&mut self) -> MutexGuard<'_, BTreeMap<u64, FakeEntry>> {
+        if !self.is_writable && Arc::strong_count(&self.table) > 1 {
+            let mut copy = BTreeMap::new();
+            for (at, entry) in lock(&self.table).iter_mut() {
+                entry.protection.remove(Protection::WRITE);
+                let accessed = entry.accessed && self.is_accessed;
+                copy.insert(*at, FakeEntry { accessed, ..entry.clone() });
+            }
+            *self = Self::leading_to(Mutex::new(copy));
+        }
+        self.is_writable = true;
+        lock(&self.table)
+    }
+
+    fn entry(&self, entry: &FakeEntry) -> mm::Entry {
+        let unwritable = if self.is_writable { Protection::empty() } else { Protection::WRITE };
         mm::Entry {
-            page: self.page.clone(),
-            protection: self.protection,
-            dirty: self.dirty,
-            accessed: self.accessed,
+            page: entry.page.clone(),
+            protection: entry.protection - unwritable,
+            dirty: entry.dirty,
+            accessed: entry.accessed && (self.is_writable || self.is_accessed),
+            sharers: Arc::strong_count(&self.table) as u32,
         }
     }
 }
@@ -670,28 +708,63 @@ impl FakeEntry {
 /// A page table that is a tree on the heap. It panics where its contract is broken.
 #[derive(Default)]
 pub struct FakePageTable {
-    entries: Mutex<BTreeMap<u64, FakeEntry>>,
+    directory: Mutex<BTreeMap<u64, FakeDirectoryEntry>>,
 }
 
 impl FakePageTable {
     /// Does `f` to the frame at `page`, as the processor would for `access`; `false` is a page
     /// fault.
     fn access(&self, page: u64, access: Access, f: &mut dyn FnMut(Frame)) -> bool {
-        let mut entries = lock(&self.entries);
-        let Some(entry) = entries.get_mut(&page) else { return false };
+        let mut directory = lock(&self.directory);
+        let Some(to) = directory.get_mut(&(page / FAKE_SPAN)) else { return false };
+        let mut table = lock(&to.table);
+        let Some(entry) = table.get_mut(&page) else { return false };
         // As on x86-64: whatever is mapped at all can be read.
         let allowed = match access {
             Access::Read => !entry.protection.is_empty(),
-            Access::Write => entry.protection.contains(Protection::WRITE),
+            Access::Write => entry.protection.contains(Protection::WRITE) && to.is_writable,
             Access::Execute => entry.protection.contains(Protection::EXEC),
         };
         if allowed {
+            to.is_accessed = true;
             entry.accessed = true;
             entry.dirty |= access == Access::Write;
             f(entry.page.frame());
         }
         allowed
     }
+
+    /// Does `f` to the table for `page`, which is made if missing and is the process' own.
+    fn with_table<R>(
+        &self,
+        page: UserAddr,
+        f: impl FnOnce(u64, &mut BTreeMap<u64, FakeEntry>) -> R,
+    ) -> R {
+        let page = check_page(page);
+        let mut directory = lock(&self.directory);
+        let to = directory
+            .entry(page / FAKE_SPAN)
+            .or_insert_with(|| FakeDirectoryEntry::leading_to(Mutex::default()));
+        f(page, &mut to.own())
+    }
+
+    /// Takes out the entries of `range`, by address.
+    fn take(&self, range: Range<u64>) -> Vec<(u64, FakeEntry)> {
+        let mut taken = Vec::new();
+        let mut directory = lock(&self.directory);
+        for (_, to) in directory.range_mut(tables_of(&range)) {
+            let mut table = to.own();
+            let mut rest = table.split_off(&range.start);
+            table.append(&mut rest.split_off(&range.end.max(range.start)));
+            taken.extend(rest);
+        }
+        taken
+    }
+}
+
+/// Which tables map `range`.
+fn tables_of(range: &Range<u64>) -> Range<u64> {
+    range.start / FAKE_SPAN..range.end.div_ceil(FAKE_SPAN).max(range.start / FAKE_SPAN)
 }
 
 fn check_page(at: UserAddr) -> u64 {
@@ -708,7 +781,7 @@ fn check_range(range: &Range<UserAddr>) -> Range<u64> {
 impl PageTable for FakePageTable {
     fn map(&self, at: UserAddr, page: Page, protection: Protection) -> Result<(), OutOfMemory> {
         let entry = FakeEntry::new(page, protection);
-        let former = lock(&self.entries).insert(check_page(at), entry);
+        let former = self.with_table(at, |page, table| table.insert(page, entry));
         assert!(former.is_none(), "{at:?} was mapped already");
         Ok(())
     }
@@ -740,60 +813,88 @@ impl PageTable for FakePageTable {
         protection: Protection,
     ) -> Result<Option<Page>, OutOfMemory> {
         let entry = FakeEntry::new(page, protection);
-        Ok(lock(&self.entries).insert(check_page(at), entry).map(|entry| entry.page))
+        let former = self.with_table(at, |page, table| table.insert(page, entry));
+        Ok(former.map(|entry| entry.page))
     }
 
     fn get(&self, at: UserAddr) -> Option<mm::Entry> {
-        lock(&self.entries).get(&check_page(at)).map(FakeEntry::entry)
+        let at = check_page(at);
+        let directory = lock(&self.directory);
+        let to = directory.get(&(at / FAKE_SPAN))?;
+        let table = lock(&to.table);
+        table.get(&at).map(|entry| to.entry(entry))
     }
 
     fn unmap(&self, range: Range<UserAddr>) -> usize {
-        let range = check_range(&range);
-        let mut entries = lock(&self.entries);
-        let mut unmapped = entries.split_off(&range.start);
-        entries.append(&mut unmapped.split_off(&range.end));
-        unmapped.len()
+        self.take(check_range(&range)).len()
     }
 
     fn protect(&self, range: Range<UserAddr>, change: &mut dyn FnMut(&mm::Entry) -> Protection) {
-        for (_, entry) in lock(&self.entries).range_mut(check_range(&range)) {
-            let protection = change(&entry.entry());
-            assert!(
-                entry.page.frame().0 < IMAGE_BASE || !protection.contains(Protection::WRITE),
-                "a page of the root image is made writable"
-            );
-            entry.protection = protection;
+        let range = check_range(&range);
+        for (_, to) in lock(&self.directory).range_mut(tables_of(&range)) {
+            drop(to.own());
+            for (_, entry) in lock(&to.table).range_mut(range.clone()) {
+                let protection = change(&to.entry(entry));
+                assert!(
+                    entry.page.frame().0 < IMAGE_BASE || !protection.contains(Protection::WRITE),
+                    "a page of the root image is made writable"
+                );
+                entry.protection = protection;
+            }
         }
     }
 
     fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &mm::Entry)) {
-        for (at, entry) in lock(&self.entries).range(check_range(&range)) {
-            visit(UserAddr(*at), &entry.entry());
+        let range = check_range(&range);
+        for (_, to) in lock(&self.directory).range(tables_of(&range)) {
+            for (at, entry) in lock(&to.table).range(range.clone()) {
+                visit(UserAddr(*at), &to.entry(entry));
+            }
         }
     }
 
     fn share(&self, range: Range<UserAddr>, child: &dyn PageTable) -> Result<usize, OutOfMemory> {
-        self.protect(range.clone(), &mut |entry| entry.protection - Protection::WRITE);
+        let child =
+            child.as_any().downcast_ref::<Self>().expect("all page tables are of this type");
+        let range = check_range(&range);
+        let (mut directory, mut child) = (lock(&self.directory), lock(&child.directory));
         let mut count = 0;
-        let mut result = Ok(());
-        self.visit(range, &mut |at, entry| {
-            if result.is_ok() {
-                result = child.map(at, entry.page.clone(), entry.protection);
+        for (number, to) in directory.range_mut(tables_of(&range)) {
+            let is_whole =
+                range.start <= number * FAKE_SPAN && (number + 1) * FAKE_SPAN <= range.end;
+            let pages = lock(&to.table).len();
+            if is_whole && pages > 1 {
+                to.is_writable = false;
+                let table = to.table.clone();
+                let shared = FakeDirectoryEntry { table, is_writable: false, is_accessed: false };
+                assert!(
+                    child.insert(*number, shared).is_none(),
+                    "something is mapped in the child"
+                );
+                count += pages;
+                continue;
+            }
+            let to_child = child
+                .entry(*number)
+                .or_insert_with(|| FakeDirectoryEntry::leading_to(Mutex::default()));
+            let mut copies = to_child.own();
+            for (at, entry) in to.own().range_mut(range.clone()) {
+                entry.protection.remove(Protection::WRITE);
+                let copy = FakeEntry::new(entry.page.clone(), entry.protection);
+                assert!(copies.insert(*at, copy).is_none(), "something is mapped in the child");
                 count += 1;
             }
-        });
-        result.map(|()| count)
+        }
+        Ok(count)
     }
 
     fn relocate(&self, from: Range<UserAddr>, to: UserAddr) -> Result<(), OutOfMemory> {
         let range = check_range(&from);
         let to = check_page(to);
         assert!(to + (range.end - range.start) <= range.start || range.end <= to, "overlapping");
-        let mut entries = lock(&self.entries);
-        let mut moved = entries.split_off(&range.start);
-        entries.append(&mut moved.split_off(&range.end));
-        for (at, entry) in moved {
-            let former = entries.insert(at - range.start + to, entry);
+        for (at, entry) in self.take(range.clone()) {
+            let at = UserAddr(at - range.start + to);
+            let former = self.with_table(at, |page, table| table.insert(page, entry));
             assert!(former.is_none(), "something was mapped at the new place");
         }
         Ok(())

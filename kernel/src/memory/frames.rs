@@ -35,8 +35,9 @@ const NONE: u32 = u32::MAX;
 struct FrameInfo {
     /// References; 0 while the frame is free.
     refs: AtomicU32,
-    /// In a free list: the neighbours.
-    next: u32,
+    /// In a free list: the neighbours. While the frame is allocated, the first is its owner's
+    /// ([`link`]).
+    next: AtomicU32,
     previous: u32,
     /// In a free list: 1 + the block's order. Otherwise 0.
     free_order: u32,
@@ -121,7 +122,7 @@ impl Allocator {
         let head = self.lists[order];
         let info = self.info(frame);
         info.free_order = order as u32 + 1;
-        info.next = head;
+        *info.next.get_mut() = head;
         info.previous = NONE;
         if head != NONE {
             self.info(head).previous = frame;
@@ -131,11 +132,11 @@ impl Allocator {
 
     fn unlink(&mut self, frame: u32, order: usize) {
         let info = self.info(frame);
-        let (next, previous) = (info.next, info.previous);
+        let (next, previous) = (*info.next.get_mut(), info.previous);
         info.free_order = 0;
         match previous {
             NONE => self.lists[order] = next,
-            _ => self.info(previous).next = next,
+            _ => *self.info(previous).next.get_mut() = next,
         }
         if next != NONE {
             self.info(next).previous = previous;
@@ -317,12 +318,21 @@ pub fn is_counted(frame: Frame) -> bool {
 }
 
 /// The reference count of a frame that the allocator manages.
-fn counter(frame: Frame) -> &'static AtomicU32 {
+pub fn counter(frame: Frame) -> &'static AtomicU32 {
     debug_assert!(frame.0 < FRAME_LIMIT.load(Ordering::Relaxed));
     let infos = INFOS.load(Ordering::Relaxed);
     // SAFETY: within the array, which lives for ever; the count is only ever touched as an atomic
     // once the frame has been handed out.
     unsafe { &(*infos.add(frame.0 as usize)).refs }
+}
+
+/// A word that is its owner's while a frame is allocated.
+pub fn link(frame: Frame) -> &'static AtomicU32 {
+    debug_assert!(frame.0 < FRAME_LIMIT.load(Ordering::Relaxed));
+    let infos = INFOS.load(Ordering::Relaxed);
+    // SAFETY: within the array, which lives for ever; the allocator does not look at the word of a frame
+    // that it has handed out.
+    unsafe { &(*infos.add(frame.0 as usize)).next }
 }
 
 /// Adds a reference.

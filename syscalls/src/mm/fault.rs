@@ -154,8 +154,9 @@ impl AddressSpace {
         at: UserAddr,
         entry: Entry,
     ) -> Result<(), Fault> {
-        // One reference is the table's, one is ours. Others can only come from these two.
-        if platform().frame_refs(entry.page.frame()) == 2 {
+        // One reference is the table's, one is ours. Others can only come from these two, and from those
+        // who share the table, who can only become fewer.
+        if entry.sharers == 1 && platform().frame_refs(entry.page.frame()) == 2 {
             self.table.protect(at..at.offset(PAGE_SIZE), &mut |_| vma.protection);
         } else {
             let is_zeros = zeros.is_some_and(|zeros| zeros.frame() == entry.page.frame());

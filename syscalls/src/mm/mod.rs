@@ -91,6 +91,9 @@ pub struct Entry {
     pub dirty: bool,
     /// Touched since it was mapped, as far as the processor noted it.
     pub accessed: bool,
+    /// How many processes have the entry, the page table's owner included: since a fork they may share
+    /// part of their page tables. Together they have one reference to the page.
+    pub sharers: u32,
 }
 
 /// A process' page table, application half. The machine implements it; callers serialise changes by
@@ -141,7 +144,8 @@ pub trait PageTable: Send + Sync {
     fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &Entry));
 
     /// Maps the pages of `range` into `child` as well, where nothing is mapped there, writable in
-    /// neither; gives their number. `child` is of the same type, and nobody uses it yet.
+    /// neither; gives their number. `child` is of the same type, and nobody uses it yet. The two may
+    /// share entries then ([`Entry::sharers`]) until either changes them.
     ///
     /// # Errors
     /// [`OutOfMemory`]; then some of the pages have been mapped.

@@ -168,9 +168,10 @@ impl AddressSpace {
         // The lock keeps the frames from being freed before their references are counted.
         let inner = self.inner.lock();
         self.table.visit(to_user(&range), &mut |at, entry| {
-            entries.push((at, entry.page.frame(), entry.dirty, entry.accessed));
+            let (frame, others) = (entry.page.frame(), entry.sharers - 1);
+            entries.push((at, frame, others, entry.dirty, entry.accessed));
         });
-        for (at, frame, dirty, accessed) in entries {
+        for (at, frame, others, dirty, accessed) in entries {
             let is_copy = area.has_private_pages
                 && area.file().is_some()
                 && originals.get(&area.page_index(at.0)) != Some(&frame);
@@ -181,8 +182,8 @@ impl AddressSpace {
             // is counted.
             let sharers = match references {
                 u32::MAX => 1,
-                _ if is_anonymous => references,
-                _ => references - 1,
+                _ if is_anonymous => references + others,
+                _ => references - 1 + others,
             };
             let sharers = u64::from(sharers.max(1));
             let bytes = PAGE / sharers;

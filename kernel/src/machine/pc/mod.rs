@@ -15,6 +15,7 @@ pub mod serial;
 pub mod smp;
 pub mod soft_tlb;
 mod start_info;
+mod tables;
 pub mod timer;
 pub mod traps;
 mod virtio;

@@ -13,12 +13,16 @@
 //! ([`super::cpu::WINDOW`]), so a table has a root for each ([`ProcessTable`]); it is known by the first
 //! processor's, which every root names in [`IDENTITY_SLOT`].
 //!
+//! After a fork, parent and child share tables of the lowest level ([`hx_tables`]): every change of an
+//! entry comes through [`ProcessTable::own`], which sees to that.
+//!
 //! Application pages are supervisor pages here, as everything runs at CPL 0; [`APPLICATION`] is the
 //! one place that says so. A change to a process' table flushes stale translations on all processors
 //! that use it before the page is given back ([`super::smp`]).
 
 use alloc::vec::Vec;
 use core::{
+    cell::Cell,
     mem::ManuallyDrop,
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
@@ -31,6 +35,7 @@ use hx_syscalls::{
     platform::Frame,
     user::UserAddr,
 };
+use hx_tables::{ACCESSED, ADDRESS, PARKED, PRESENT, Table, WRITABLE};
 use x86_64::{
     PhysAddr, VirtAddr,
     instructions::tlb,
@@ -41,6 +46,7 @@ use x86_64::{
 use super::{
     cpu::{self, MAX_CPUS},
     smp,
+    tables::{COUNTED, TableFrames, release_owned, retain_owned},
 };
 use crate::memory::{
     PhysRange,
@@ -58,27 +64,16 @@ pub const DEVICES: u64 = 0xffff_c100_0000_0000;
 /// The lowest address of the kernel's half.
 pub const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 
-const PRESENT: u64 = 1;
-const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const UNCACHED: u64 = 1 << 4 | 1 << 3;
-const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
-/// Ignored by the processor: mapped without read permission, so not present, but owning a page.
-const PARKED: u64 = 1 << 9;
-/// Ignored by the processor: the page is known to be one whose references are counted
-/// ([`frames::is_counted`]). Without it, that is to be found out.
-const COUNTED: u64 = 1 << 10;
 const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Extra bits of every application page and of the tables above it. A machine that runs the
 /// application at CPL 3 sets [`USER`].
 const APPLICATION: u64 = 0;
 const _: u64 = USER;
-
-type Table = [AtomicU64; 512];
 
 unsafe extern "C" {
     static __text_start: u8;
@@ -128,7 +123,7 @@ static KERNEL_SLOTS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 /// table is known by: it is not present.
 const IDENTITY_SLOT: usize = 510;
 
-fn table(phys: u64) -> &'static Table {
+pub(super) fn table(phys: u64) -> &'static Table {
     // SAFETY: page table frames are mapped in the direct map for as long as they are in use, and
     // the processor and the kernel access their entries as atomics only.
     unsafe { &*phys_to_virt(phys).cast::<Table>() }
@@ -155,31 +150,38 @@ fn descend(entry: &AtomicU64, extra: u64) -> Result<&'static Table, OutOfMemory>
     Ok(table(new))
 }
 
-/// The table of the lowest level for `address`, tables made on the way.
-fn leaf_table(root: u64, address: u64, extra: u64) -> Result<&'static Table, OutOfMemory> {
+/// The entry of the lowest level but one for `address`, tables made on the way.
+fn directory_entry(root: u64, address: u64, extra: u64) -> Result<&'static AtomicU64, OutOfMemory> {
     let mut level = table(root);
-    for depth in (1..4).rev() {
+    for depth in (2..4).rev() {
         level = descend(&level[index(address, depth)], extra)?;
     }
-    Ok(level)
+    Ok(&level[index(address, 1)])
 }
 
 /// The entry of the lowest level for `address`, tables made on the way.
 fn leaf(root: u64, address: u64, extra: u64) -> Result<&'static AtomicU64, OutOfMemory> {
-    Ok(&leaf_table(root, address, extra)?[index(address, 0)])
+    Ok(&descend(directory_entry(root, address, extra)?, extra)?[index(address, 0)])
 }
 
 /// The entry of the lowest level for `address`, if the tables are there.
 fn find(root: u64, address: u64) -> Option<&'static AtomicU64> {
+    let (leaves, _) = find_leaf_table(root, address)?;
+    Some(&leaves[index(address, 0)])
+}
+
+/// The table of the lowest level for `address`, if the tables are there, and the entry that leads to it.
+fn find_leaf_table(root: u64, address: u64) -> Option<(&'static Table, u64)> {
     let mut level = table(root);
+    let mut value = 0;
     for depth in (1..4).rev() {
-        let value = level[index(address, depth)].load(Ordering::Relaxed);
+        value = level[index(address, depth)].load(Ordering::Relaxed);
         if value & PRESENT == 0 || value & LARGE != 0 {
             return None;
         }
         level = table(value & ADDRESS);
     }
-    Some(&level[index(address, 0)])
+    Some((level, value))
 }
 
 fn kernel_flags(protection: Protection) -> u64 {
@@ -424,6 +426,13 @@ const SINGLE_FLUSHES: usize = smp::MAX_PAGES;
 /// How many pages are kept at hand while one batch of them is flushed.
 const UNMAP_BATCH: usize = 16;
 
+/// Bytes that a table of the lowest level maps.
+const TABLE_SPAN: u64 = 512 * FRAME_SIZE;
+
+/// How many pages a table must have to be shared by `fork`: the entries of one with fewer are copied
+/// in less time than it takes to share the table and, when it is written, to make it one's own again.
+const SHARED_FROM: usize = 64;
+
 impl ProcessTable {
     /// With the kernel's half only.
     ///
@@ -446,18 +455,48 @@ impl ProcessTable {
         Ok(&self.leaf_table(address)?[index(address, 0)])
     }
 
-    /// [`leaf_table`] of this table.
+    /// The table of the lowest level for `address`, made if missing, this process' own if it was shared.
     fn leaf_table(&self, address: u64) -> Result<&'static Table, OutOfMemory> {
+        let directory_entry = self.directory_entry(address)?;
+        let value = directory_entry.load(Ordering::Relaxed);
+        if value & PRESENT == 0 {
+            return descend(directory_entry, APPLICATION);
+        }
+        Ok(self.own(directory_entry, value, address))
+    }
+
+    /// [`directory_entry`] of this table.
+    fn directory_entry(&self, address: u64) -> Result<&'static AtomicU64, OutOfMemory> {
         let slot = index(address, 3);
         let is_new = table(self.root)[slot].load(Ordering::Relaxed) & PRESENT == 0;
-        let leaves = leaf_table(self.root, address, APPLICATION)?;
+        let entry = directory_entry(self.root, address, APPLICATION)?;
         if is_new {
             let value = table(self.root)[slot].load(Ordering::Relaxed);
             for root in &self.other_roots {
                 table(*root)[slot].store(value, Ordering::Release);
             }
         }
-        Ok(leaves)
+        Ok(entry)
+    }
+
+    /// The table of the lowest level that the entry for `at`, present with this `value`, leads to: this
+    /// process' own from now on.
+    fn own(&self, directory_entry: &AtomicU64, value: u64, at: u64) -> &'static Table {
+        if value & WRITABLE != 0 {
+            return table(value & ADDRESS);
+        }
+        table(hx_tables::own(&TableFrames, directory_entry, || self.forget_table(at)))
+    }
+
+    /// Makes all processors forget the entry that leads to the table of the lowest level for `at`, before
+    /// that table is somebody else's.
+    fn forget_table(&self, at: u64) {
+        // Flushing one page makes a processor forget all entries of the levels above the lowest (Intel
+        // SDM vol. 3 §4.10.4.1, AMD APM vol. 2 §5.5). The pages are as they were.
+        self.flush_here(at);
+        if self.is_used_elsewhere() {
+            smp::forget_tables(&self.users, self.root);
+        }
     }
 
     /// This processor's root.
@@ -491,11 +530,53 @@ impl ProcessTable {
         protection
     }
 
-    /// Calls `visit` with each leaf entry of `range` that owns a page, skipping missing tables.
-    fn walk(&self, range: Range<UserAddr>, mut visit: impl FnMut(u64, &'static AtomicU64)) {
+    /// Calls `visit` with each leaf entry of `range` that owns a page, skipping missing tables. The
+    /// entries may be changed: their tables are the process' own.
+    fn walk(&self, range: Range<UserAddr>, visit: impl FnMut(u64, &'static AtomicU64)) {
+        let enter = |at, entry: &AtomicU64, value, _| Some(self.own(entry, value, at));
+        self.walk_through(range, enter, visit);
+    }
+
+    /// [`Self::walk`] for entries that are to be unmapped: what is shared is given up where all of it is
+    /// to go. Gives how many pages have gone so.
+    fn walk_to_unmap(
+        &self,
+        range: Range<UserAddr>,
+        visit: impl FnMut(u64, &'static AtomicU64),
+    ) -> usize {
+        let mut unmapped = 0;
+        let enter = |at, entry: &AtomicU64, value, len| {
+            if value & WRITABLE != 0 || len < TABLE_SPAN {
+                return Some(self.own(entry, value, at));
+            }
+            entry.swap(0, Ordering::SeqCst);
+            self.flush_all();
+            self.forget_table(at);
+            unmapped += hx_tables::page_count(&TableFrames, value);
+            hx_tables::release(&TableFrames, value);
+            None
+        };
+        self.walk_through(range, enter, visit);
+        unmapped
+    }
+
+    fn walk_through(
+        &self,
+        range: Range<UserAddr>,
+        mut enter: impl FnMut(u64, &'static AtomicU64, u64, u64) -> Option<&'static Table>,
+        mut visit: impl FnMut(u64, &'static AtomicU64),
+    ) {
         if range.start < range.end {
-            walk_table(table(self.root), 3, range.start.0..range.end.0, &mut visit);
+            let range = range.start.0..range.end.0;
+            walk_table(table(self.root), 3, range, &mut enter, &mut visit);
         }
+    }
+
+    /// Makes all processors that use the table forget all of it.
+    fn flush_all(&self) {
+        let mut flush = Flush::new(self);
+        flush.count = SINGLE_FLUSHES + 1;
+        flush.now();
     }
 
     fn is_active(&self) -> bool {
@@ -508,6 +589,28 @@ impl ProcessTable {
         }
     }
 
+    /// Gives `child` the pages of `range`, which the table that `entry` leads to has: the table itself, or
+    /// its entries. Gives the number of pages, and whether one could be written.
+    fn share_table(
+        &self,
+        child: &Self,
+        (entry, value): (&'static AtomicU64, u64),
+        range: Range<u64>,
+    ) -> Result<(usize, bool), OutOfMemory> {
+        if range.end - range.start == TABLE_SPAN {
+            let pages = hx_tables::page_count(&TableFrames, value);
+            if pages >= SHARED_FROM {
+                let shared = child.directory_entry(range.start)?;
+                let lost = hx_tables::share(&TableFrames, entry, shared, pages)
+                    .map_err(|_| OutOfMemory)?;
+                return Ok((pages, lost));
+            }
+        }
+        let own = &self.own(entry, value, range.start)[index(range.start, 0)..];
+        let own = &own[..((range.end - range.start) / FRAME_SIZE) as usize];
+        Ok(share_entries(own, &child.leaf_table(range.start)?[index(range.start, 0)..]))
+    }
+
     fn is_used_elsewhere(&self) -> bool {
         self.users.load(Ordering::SeqCst) & !smp::own_bit() != 0
     }
@@ -516,7 +619,7 @@ impl ProcessTable {
     /// made useless, then flushed together, then the pages are given back.
     fn unmap_long(&self, range: Range<UserAddr>) -> usize {
         let mut flush = Flush::new(self);
-        self.walk(range.clone(), |at, entry| {
+        let mut unmapped = self.walk_to_unmap(range.clone(), |at, entry| {
             // The entry goes on owning its page.
             let old = entry.load(Ordering::Relaxed);
             if old & PRESENT != 0 {
@@ -525,7 +628,6 @@ impl ProcessTable {
             }
         });
         flush.now();
-        let mut unmapped = 0;
         self.walk(range, |_, entry| {
             let old = entry.swap(0, Ordering::AcqRel);
             drop(Page::from_raw(Frame((old & ADDRESS) / FRAME_SIZE)));
@@ -578,13 +680,18 @@ impl<'a> Flush<'a> {
     }
 }
 
-/// What an entry says, without taking a reference to its page.
-fn entry_of(value: u64) -> ManuallyDrop<Entry> {
+/// What an entry says, without taking a reference to its page, in a table that `directory_entry` leads
+/// to.
+fn entry_of(value: u64, directory_entry: u64) -> ManuallyDrop<Entry> {
+    // In a table that is shared, or was, the bits are good as far as the way there has them too.
+    let common = !(WRITABLE | ACCESSED) | directory_entry;
+    let value = if directory_entry & WRITABLE == 0 { value & common } else { value };
     ManuallyDrop::new(Entry {
         page: Page::from_raw(Frame((value & ADDRESS) / FRAME_SIZE)),
         protection: ProcessTable::protection(value),
         dirty: value & DIRTY != 0,
         accessed: value & ACCESSED != 0,
+        sharers: hx_tables::sharers(&TableFrames, directory_entry),
     })
 }
 
@@ -634,8 +741,9 @@ impl PageTable for ProcessTable {
     }
 
     fn get(&self, at: UserAddr) -> Option<Entry> {
-        let value = find(self.root, at.0)?.load(Ordering::Relaxed);
-        (value & (PRESENT | PARKED) != 0).then(|| Entry::clone(&entry_of(value)))
+        let (leaves, directory_entry) = find_leaf_table(self.root, at.0)?;
+        let value = leaves[index(at.0, 0)].load(Ordering::Relaxed);
+        hx_tables::owns_page(value).then(|| Entry::clone(&entry_of(value, directory_entry)))
     }
 
     fn unmap(&self, range: Range<UserAddr>) -> usize {
@@ -648,7 +756,7 @@ impl PageTable for ProcessTable {
         // Entries whose pages are to be given back once no processor remembers them.
         let mut owned = [0; UNMAP_BATCH];
         let mut count = 0;
-        self.walk(range, |at, entry| {
+        let shared = self.walk_to_unmap(range, |at, entry| {
             let old = entry.swap(0, Ordering::AcqRel);
             if old & PRESENT != 0 {
                 flush.add(at);
@@ -664,14 +772,14 @@ impl PageTable for ProcessTable {
         });
         flush.now();
         owned[..count].iter().copied().for_each(release_owned);
-        unmapped
+        unmapped + shared
     }
 
     fn protect(&self, range: Range<UserAddr>, change: &mut dyn FnMut(&Entry) -> Protection) {
         let mut flush = Flush::new(self);
         self.walk(range, |at, entry| {
             let mut old = entry.load(Ordering::Relaxed);
-            let flags = Self::flags(change(&entry_of(old)));
+            let flags = Self::flags(change(&entry_of(old, WRITABLE)));
             // Processors set the two bits at any time.
             let new = loop {
                 let new = old & (ADDRESS | ACCESSED | DIRTY | COUNTED) | flags;
@@ -694,8 +802,13 @@ impl PageTable for ProcessTable {
     }
 
     fn visit(&self, range: Range<UserAddr>, visit: &mut dyn FnMut(UserAddr, &Entry)) {
-        self.walk(range, |at, entry| {
-            visit(UserAddr(at), &entry_of(entry.load(Ordering::Relaxed)));
+        let through = Cell::new(0);
+        let enter = |_, _: &_, value, _| {
+            through.set(value);
+            Some(table(value & ADDRESS))
+        };
+        self.walk_through(range, enter, |at, entry| {
+            visit(UserAddr(at), &entry_of(entry.load(Ordering::Relaxed), through.get()));
         });
     }
 
@@ -705,25 +818,23 @@ impl PageTable for ProcessTable {
         let mut count = 0;
         let mut result = Ok(());
         let mut is_stale = false;
-        if range.start < range.end {
-            walk_leaf_tables(table(self.root), 3, range.start.0..range.end.0, &mut |at, own| {
-                match child.leaf_table(at) {
-                    _ if result.is_err() => {}
-                    Ok(leaves) => {
-                        let (shared, lost) = share_entries(own, &leaves[index(at, 0)..]);
+        let enter = |at, entry: &'static AtomicU64, value, len: u64| {
+            if result.is_ok() {
+                match self.share_table(child, (entry, value), at..at + len) {
+                    Ok((shared, lost)) => {
                         count += shared;
                         is_stale |= lost;
                     }
                     Err(error) => result = Err(error),
                 }
-            });
-        }
+            }
+            None
+        };
+        self.walk_through(range, enter, |_, _| {});
         if is_stale {
             // After a fork the processor changes tables anyway: what is flushed one by one is as good
             // as lost.
-            let mut flush = Flush::new(self);
-            flush.count = SINGLE_FLUSHES + 1;
-            flush.now();
+            self.flush_all();
         }
         result.map(|()| count)
     }
@@ -778,11 +889,15 @@ impl Drop for ProcessTable {
     }
 }
 
-/// [`ProcessTable::walk`] below one table, for a range that is not empty and within what it maps.
+/// Calls `visit` with each entry that owns a page in the lowest level below one table, for a range that
+/// is not empty and within what the table maps. `enter` gets each present entry of the level above, with
+/// the first address of the range that it maps, its value and the range's length there; it gives the
+/// table to look through, if any.
 fn walk_table(
     entries: &'static Table,
     depth: u32,
     range: Range<u64>,
+    enter: &mut impl FnMut(u64, &'static AtomicU64, u64, u64) -> Option<&'static Table>,
     visit: &mut impl FnMut(u64, &'static AtomicU64),
 ) {
     let span = 1 << (12 + 9 * depth);
@@ -792,36 +907,18 @@ fn walk_table(
         let at = first_at + slot as u64 * span;
         let value = entry.load(Ordering::Relaxed);
         if depth == 0 {
-            if value & (PRESENT | PARKED) != 0 {
+            if hx_tables::owns_page(value) {
                 visit(at, entry);
             }
         } else if value & PRESENT != 0 {
             let within = at.max(range.start)..(at + span).min(range.end);
-            walk_table(table(value & ADDRESS), depth - 1, within, visit);
-        }
-    }
-}
-
-/// Calls `visit` with the part of each table of the lowest level that maps some of `range`, which is as
-/// for [`walk_table`], and the first address of that part.
-fn walk_leaf_tables(
-    entries: &'static Table,
-    depth: u32,
-    range: Range<u64>,
-    visit: &mut impl FnMut(u64, &'static [AtomicU64]),
-) {
-    let (first, last) = (index(range.start, depth), index(range.end - 1, depth));
-    if depth == 0 {
-        return visit(range.start, &entries[first..=last]);
-    }
-    let span = 1 << (12 + 9 * depth);
-    let first_at = range.start & !(span - 1);
-    for (slot, entry) in occupied(&entries[first..=last]) {
-        let value = entry.load(Ordering::Relaxed);
-        if value & PRESENT != 0 {
-            let at = first_at + slot as u64 * span;
-            let within = at.max(range.start)..(at + span).min(range.end);
-            walk_leaf_tables(table(value & ADDRESS), depth - 1, within, visit);
+            let below = match depth {
+                1 => enter(within.start, entry, value, within.end - within.start),
+                _ => Some(table(value & ADDRESS)),
+            };
+            if let Some(below) = below {
+                walk_table(below, depth - 1, within, enter, visit);
+            }
         }
     }
 }
@@ -832,19 +929,14 @@ fn share_entries(own: &[AtomicU64], new: &[AtomicU64]) -> (usize, bool) {
     let (mut count, mut lost) = (0, false);
     for (own, new) in own.iter().zip(new) {
         let old = own.load(Ordering::Relaxed);
-        if old & (PRESENT | PARKED) == 0 {
+        if !hx_tables::owns_page(old) {
             continue;
         }
         if old & WRITABLE != 0 {
             own.fetch_and(!WRITABLE, Ordering::AcqRel);
             lost = true;
         }
-        let frame = Frame((old & ADDRESS) / FRAME_SIZE);
-        if old & COUNTED != 0 {
-            frames::retain_counted(frame);
-        } else {
-            frames::retain(frame);
-        }
+        retain_owned(old);
         new.store(old & !(WRITABLE | ACCESSED | DIRTY), Ordering::Relaxed);
         count += 1;
     }
@@ -865,12 +957,6 @@ fn occupied(entries: &'static [AtomicU64]) -> impl Iterator<Item = (usize, &'sta
     of_groups.chain(rest.iter().enumerate().map(move |(within, entry)| (rest_at + within, entry)))
 }
 
-/// Gives up the reference that an entry with this value had.
-fn release_owned(value: u64) {
-    let frame = Frame((value & ADDRESS) / FRAME_SIZE);
-    if value & COUNTED != 0 { frames::release_counted(frame) } else { frames::release(frame) }
-}
-
 /// Gives back a process' table that no processor uses, with all pages and tables below it.
 fn free_table(phys: u64, level: u32) {
     let entries = if level == 3 { 256 } else { 512 };
@@ -879,6 +965,7 @@ fn free_table(phys: u64, level: u32) {
         let frame = Frame((value & ADDRESS) / FRAME_SIZE);
         match value & (PRESENT | PARKED | COUNTED) {
             0 => {}
+            _ if level == 1 && value & WRITABLE == 0 => hx_tables::release(&TableFrames, value),
             _ if level > 0 => free_table(value & ADDRESS, level - 1),
             owned if owned & COUNTED != 0 => frames::release_counted(frame),
             _ => frames::release(frame),

@@ -224,6 +224,23 @@ pub(super) fn flush_others(users: &AtomicU64, root: u64, pages: Option<&[u64]>) 
     }
 }
 
+/// Makes the processors of `users`, but for this one, forget all that they know of the table at `root`,
+/// those that idle too: they touch none of its pages, but may walk it all the same, ahead of what they
+/// execute, and a part of it is going to be something else.
+pub(super) fn forget_tables(users: &AtomicU64, root: u64) {
+    let others = users.load(Ordering::SeqCst) & !own_bit();
+    let has_it = |smp: &PerCpu| {
+        smp.active_root.load(Ordering::SeqCst) == root
+            || smp.loaded_root.load(Ordering::Acquire) == root
+    };
+    let targets = cpu::all()
+        .filter(|other| others & 1 << other.index != 0 && has_it(&other.smp))
+        .fold(0, |targets, other| targets | 1 << other.index);
+    if targets != 0 {
+        ask(targets, FLUSH_ALL, root, None);
+    }
+}
+
 /// Takes `other`, which was seen with another table, out of `users`, unless it has come back.
 fn forget_user(users: &AtomicU64, other: &cpu::PerCpu, root: u64) {
     users.fetch_and(!(1 << other.index), Ordering::SeqCst);
