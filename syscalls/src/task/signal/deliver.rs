@@ -113,8 +113,8 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
             exit::end_thread(ctx);
             return Next::Ended;
         }
-        if thread.process.is_stopped() {
-            wait_while_stopped(thread);
+        if must_wait(thread) {
+            platform().park(None);
             continue;
         }
         let Some(info) = thread.take_signal(!thread.mask()) else { break };
@@ -153,10 +153,14 @@ fn restart(ctx: &mut Ctx<'_>, errno: Errno) {
     ctx.regs.rip = after.0 - SYSCALL_LEN;
 }
 
-fn wait_while_stopped(thread: &Thread) {
-    while thread.process.is_stopped() && !thread.must_exit.load(Ordering::SeqCst) {
-        platform().park(None);
-    }
+/// Whether the process is stopped. With `SIGKILL` pending, which may have come just before it stopped, it
+/// is not.
+fn must_wait(thread: &Thread) -> bool {
+    thread.process.is_stopped() && !is_killed(thread)
+}
+
+fn is_killed(thread: &Thread) -> bool {
+    (thread.pending.set() | thread.process.pending.set()).contains(SignalNumber::SIGKILL)
 }
 
 /// Does what the disposition of the signal says.
@@ -172,7 +176,7 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
             DefaultAction::Stop => {
                 let ignores = signal != SignalNumber::SIGSTOP
                     && is_orphaned_group(&process.system, process.pgid());
-                if !ignores {
+                if !ignores && !is_killed(thread) {
                     process.stop(signal);
                 }
             }

@@ -20,6 +20,10 @@ impl Process {
             return;
         }
         self.pending.push(info);
+        if signal == SignalNumber::SIGKILL {
+            // Not before it is pending: who goes on finds it.
+            self.resume();
+        }
         self.announce(signal);
         let willing = {
             let threads = self.threads.lock();
@@ -40,9 +44,7 @@ impl Process {
         if self.exit().is_some() {
             return false;
         }
-        if signal == SignalNumber::SIGKILL {
-            self.resume();
-        } else if signal == SignalNumber::SIGCONT {
+        if signal == SignalNumber::SIGCONT {
             self.discard_everywhere(SignalSet::STOPPING);
             self.resume_by_signal();
         } else if SignalSet::STOPPING.contains(signal) {
@@ -171,6 +173,9 @@ impl Thread {
             return;
         }
         self.pending.push(info);
+        if signal == SignalNumber::SIGKILL {
+            self.process.resume();
+        }
         self.note_return_work();
         self.process.announce(signal);
         if self.wants(signal) || signal == SignalNumber::SIGKILL {
