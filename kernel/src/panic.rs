@@ -9,7 +9,7 @@ use core::{
 use hx_abi::link::fatal_frame;
 use hx_syscalls::task::UserRegs;
 
-use crate::machine::{self, KERNEL_BASE, KERNEL_HALF};
+use crate::machine::{self, KERNEL_BASE};
 
 /// Text of limited length, on the stack: the heap may be what has run out.
 struct Text {
@@ -64,23 +64,10 @@ fn begin(what: &dyn fmt::Display) {
 }
 
 /// Return addresses on the stack whose frame pointer is `rbp`, innermost first.
-fn backtrace(mut rbp: u64, text: &mut Text) {
-    for _ in 0..40 {
-        // Frames lie on kernel stacks or the boot stack.
-        if rbp < KERNEL_HALF || !rbp.is_multiple_of(8) || !machine::is_mapped_stack(rbp) {
-            break;
-        }
-        // SAFETY: the address lies on a mapped kernel stack; with frame pointers forced, the saved
-        // rbp and the return address are there.
-        let [next, address] = unsafe { *(rbp as *const [u64; 2]) };
-        if address < KERNEL_BASE {
-            break;
-        }
+fn backtrace(rbp: u64, text: &mut Text) {
+    let addresses = machine::ReturnAddresses { rbp }.take(40);
+    for address in addresses.take_while(|address| *address >= KERNEL_BASE) {
         let _ = write!(text, "\n  at [<{address:016x}>]");
-        if next <= rbp {
-            break;
-        }
-        rbp = next;
     }
 }
 

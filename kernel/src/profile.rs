@@ -19,7 +19,7 @@ use hx_abi::{
 use hx_syscalls::platform::Platform;
 
 use crate::{
-    machine::{self, KERNEL_BASE, KERNEL_HALF, sampling::Interrupted},
+    machine::{self, KERNEL_BASE, KERNEL_HALF, MAX_CPUS, sampling::Interrupted},
     platform::KERNEL,
 };
 
@@ -43,7 +43,8 @@ struct Half {
     words: UnsafeCell<Box<[u64; HALF_WORDS]>>,
 }
 
-static BUFFERS: [AtomicPtr<Buffer>; 64] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 64];
+static BUFFERS: [AtomicPtr<Buffer>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
 impl Half {
@@ -130,29 +131,18 @@ fn write(at: &Interrupted, room: &mut [u64], thread: u64, cpu: u64) -> usize {
     if at.rip >= KERNEL_HALF {
         room[HEADER_WORDS] = at.rip;
         frames = 1;
-        let mut rbp = at.rbp;
-        while frames < MOST_FRAMES
-            && rbp >= KERNEL_HALF
-            && rbp.is_multiple_of(8)
-            && machine::is_mapped_stack(rbp)
-        {
-            // SAFETY: the address lies on a mapped kernel stack; the kernel has frame pointers, and what
-            // is there may be anything, but it is there.
-            let [next, address] = unsafe { *(rbp as *const [u64; 2]) };
-            if address >= KERNEL_BASE {
+        let mut callers = machine::ReturnAddresses { rbp: at.rbp };
+        for address in callers.by_ref().filter(|address| *address >= KERNEL_BASE) {
+            if frames < MOST_FRAMES {
                 room[HEADER_WORDS + frames] = address;
                 frames += 1;
             }
-            if next >= KERNEL_HALF && next <= rbp {
-                break;
-            }
-            rbp = next;
         }
         user = if at.rsp < KERNEL_HALF {
             // A stub entry still runs on the application's stack; rcx says where the call was made.
             Some([at.rcx, at.rsp, at.rbp])
         } else {
-            machine::sampling::application_below(at.rsp).map(|[rip, rsp]| [rip, rsp, rbp])
+            machine::sampling::application_below(at.rsp).map(|[rip, rsp]| [rip, rsp, callers.rbp])
         };
     }
     let mut len = HEADER_WORDS + frames;

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use goblin::elf::Elf;
-use hx_libraries::{
-    object::Bytes,
-    tree::{Content, Kind, Tree, lookup},
-};
+use hx_libraries::tree::{Content, Kind, Tree, lookup};
+use hx_loader::Script;
+
+use crate::program::HEAD;
 
 /// What a program may start, as far as the functions tell that it takes from the C library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,11 +29,11 @@ const PROGRAMS: [&str; 5] = ["execv", "execve", "execveat", "fexecve", "posix_sp
 
 /// What the ELF file starts; nothing, where it is none.
 pub(crate) fn starts(content: &Content) -> Starts {
-    let read = |len| Bytes::open(content).ok()?.take(0, len).ok();
-    if read(4).is_none_or(|magic| magic != *b"\x7fELF") {
+    // What is no ELF file is not read whole.
+    if content.read_at(0, 4).is_ok_and(|magic| magic != b"\x7fELF") {
         return Starts::Nothing;
     }
-    let Some(bytes) = read(content.len()) else { return Starts::Nothing };
+    let Ok(bytes) = content.read() else { return Starts::Nothing };
     let Ok(elf) = Elf::parse(&bytes) else { return Starts::Nothing };
     let imports = elf.dynsyms.iter().filter(|symbol| symbol.is_import());
     let names = imports.filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
@@ -55,14 +55,9 @@ pub(crate) fn is_shell_script(tree: &dyn Tree, path: &Path) -> bool {
     if node.kind() != Kind::File || node.metadata.mode & 0o111 == 0 {
         return false;
     }
-    let head = Bytes::open(&node.content)
-        .and_then(|bytes| bytes.take(0, 128).map_err(|_| std::io::ErrorKind::InvalidData.into()));
-    let line = head.unwrap_or_default();
-    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let Some(line) = line.strip_prefix(b"#!") else { return false };
-    let line = line.trim_ascii();
-    let interpreter = line.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
-    [&b"/bin/sh"[..], b"/bin/bash", b"/bin/dash", b"/usr/bin/bash"].contains(&interpreter)
+    let head = node.content.read_at(0, HEAD as usize).unwrap_or_default();
+    let Ok(Some(script)) = Script::parse(&head) else { return false };
+    [&b"/bin/sh"[..], b"/bin/bash", b"/bin/dash", b"/usr/bin/bash"].contains(&&*script.interpreter)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@
 //!    (libc6-dev for gcc), with its dependencies;
 //! 5. Essential data packages (`Architecture: all`) of the same sources (ncurses-base for
 //!    libtinfo6), which nobody has to depend on;
-//! 6. for scripts, shells and whatever else [starts commands](crate::commands) all Essential packages, which nobody has to depend on either: `ls`, `sed`, `grep` and the like.
+//! 6. for scripts, shells and whatever else [starts commands](crate::commands) all Essential packages,
+//!    which nobody has to depend on either: `ls`, `sed`, `grep` and the like.
 //!
 //! What owns the files comes whatever its size; the rest, nearest first, up to a limit, so that the
 //! development kit and the desktop that a runtime has for siblings do not cost it its modules.

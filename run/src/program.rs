@@ -28,7 +28,7 @@ use crate::{
 pub(crate) const GUEST_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Bytes that decide whether a file is a script.
-const HEAD: u64 = 256;
+pub(crate) const HEAD: u64 = 256;
 
 /// What the guest's dynamic linker is told by the environment.
 #[derive(Clone, Debug, Default)]

@@ -203,7 +203,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
     if let Some(output) = &settings.syscall_summary {
         let reachable = match specialise::reachable(settings, &prepared)? {
             Reach::Calls(config) => Some(config.calls.into_iter().collect()),
-            Reach::Any(_) => None,
+            Reach::Any { .. } => None,
         };
         let text = call_summary::table(&outcome.calls, reachable.as_ref());
         // As with other reports: who closes standard error does not want them.
@@ -286,14 +286,10 @@ fn execute(
     let console = console.map_err(|error| Error::Machine(format!("the console: {error}")))?;
     let outcome = match console.run(outputs) {
         Ok(Outcome { exit: None, .. }) => Err(machine.post_mortem()),
-        Ok(outcome) => {
+        outcome => {
             let ended = Some(Instant::now());
             drop(machine);
-            Ok(Outcome { ended, ..outcome })
-        }
-        Err(error) => {
-            drop(machine);
-            Err(error)
+            outcome.map(|outcome| Outcome { ended, ..outcome })
         }
     };
     // The machine is gone, so that its log has an end.

@@ -5,7 +5,6 @@
 //! `cargo xtask kernel --parts` has compiled, and kept by what it was made from.
 
 use std::{
-    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -56,7 +55,7 @@ pub(crate) fn kernel(
     let mut config = if list == Path::new(AUTO) {
         match reachable(settings, prepared)? {
             Reach::Calls(config) => config,
-            Reach::Any(why) => {
+            Reach::Any { any_because: why } => {
                 tell(
                     settings,
                     &format!(
@@ -156,49 +155,39 @@ fn workspace(kernel: &Path) -> Option<PathBuf> {
     places.map(Path::to_path_buf).find(|dir| dir.join("xtask/Cargo.toml").is_file())
 }
 
-/// The calls that a program can reach.
+/// The calls that a program can reach: what [`reachable`] keeps.
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
 pub(crate) enum Reach {
     /// These.
     Calls(KernelConfig),
-    /// Any, and why.
-    Any(String),
+    /// Any.
+    Any {
+        /// Why.
+        any_because: String,
+    },
 }
 
 /// The calls that the program can reach with the files of its image. The answer is kept beside the image.
 pub(crate) fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
     let kept = if settings.no_cache { None } else { kept_answer(settings, prepared)? };
     let text = kept.as_ref().and_then(|path| fs::read_to_string(path).ok());
-    if let Some(answer) = text.and_then(|text| toml::from_str::<Answer>(&text).ok()) {
-        return Ok(match answer {
-            Answer::Calls { calls, arguments } => Reach::Calls(KernelConfig { calls, arguments }),
-            Answer::Any { any_because } => Reach::Any(any_because),
-        });
+    if let Some(reach) = text.and_then(|text| toml::from_str(&text).ok()) {
+        return Ok(reach);
     }
     let reach = analyse_image(settings, prepared)?;
     if let Some(path) = kept {
         let text = match &reach {
             Reach::Calls(config) => config.to_toml(),
             // A string of JSON is one of TOML.
-            Reach::Any(why) => format!("any_because = {}\n", serde_json::json!(why)),
+            Reach::Any { any_because } => {
+                format!("any_because = {}\n", serde_json::json!(any_because))
+            }
         };
         // What cannot be kept is found again.
         let _ = Cache::open()?.write(&path, text.as_bytes());
     }
     Ok(reach)
-}
-
-/// What [`reachable`] keeps.
-#[derive(Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
-enum Answer {
-    Calls {
-        calls: Vec<String>,
-        #[serde(default)]
-        arguments: BTreeMap<String, Vec<u64>>,
-    },
-    Any {
-        any_because: String,
-    },
 }
 
 /// Where [`reachable`] keeps its answer: named by all that decides it.
@@ -236,8 +225,9 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
     others(&tree, Path::new("/"), &mut request);
     let analysis = analyse(&tree, &summaries, &request)
         .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))?;
-    let why = || analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
-    Ok(analysis.kernel_config(false).map_or_else(|| Reach::Any(why()), Reach::Calls))
+    let first = || analysis.unresolved.first().map(ToString::to_string).unwrap_or_default();
+    let any = || Reach::Any { any_because: first() };
+    Ok(analysis.kernel_config(false).map_or_else(any, Reach::Calls))
 }
 
 /// Files of the image that a running program may load or execute.
@@ -300,18 +290,19 @@ fn function_at(path: &Path, offset: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn a_kept_answer_says_why_it_is_any_call() {
         let any = format!("any_because = {}\n", serde_json::json!("a \"b\"\n\u{e9}"));
-        let read = |text: &str| toml::from_str::<Answer>(text).unwrap();
-        assert_eq!(read(&any), Answer::Any { any_because: "a \"b\"\n\u{e9}".into() });
+        let read = |text: &str| toml::from_str::<Reach>(text).unwrap();
+        assert_eq!(read(&any), Reach::Any { any_because: "a \"b\"\n\u{e9}".into() });
         let some = KernelConfig { calls: vec!["read".into()], arguments: BTreeMap::new() };
-        let kept = Answer::Calls { calls: some.calls.clone(), arguments: BTreeMap::new() };
-        assert_eq!(read(&some.to_toml()), kept);
+        assert_eq!(read(&some.to_toml()), Reach::Calls(some));
         // What an earlier hermit-run has kept for any call.
-        assert!(toml::from_str::<Answer>("").is_err());
+        assert!(toml::from_str::<Reach>("").is_err());
     }
 
     #[test]

@@ -625,6 +625,33 @@ pub fn frame_pointer() -> u64 {
     rbp
 }
 
+/// The return addresses of a kernel stack, innermost first: the words above its frame pointers.
+pub struct ReturnAddresses {
+    /// The frame pointer of the next one. In the end it is what the register held where the kernel was
+    /// entered, the application's, or 0 where the frames do not lie one above the other.
+    pub rbp: u64,
+}
+
+impl Iterator for ReturnAddresses {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        // Frames lie on kernel stacks or the boot stack.
+        if self.rbp < super::paging::KERNEL_HALF
+            || !self.rbp.is_multiple_of(8)
+            || !super::paging::is_mapped_stack(self.rbp)
+        {
+            return None;
+        }
+        // SAFETY: the address lies on a mapped kernel stack; with frame pointers forced, the saved rbp and
+        // the return address are there, and whatever else it is, it can be read.
+        let [next, address] = unsafe { *(self.rbp as *const [u64; 2]) };
+        let is_below = next >= super::paging::KERNEL_HALF && next <= self.rbp;
+        self.rbp = if is_below { 0 } else { next };
+        Some(address)
+    }
+}
+
 /// A random number of the processor's, if it has any to give.
 pub fn rdrand() -> Option<u64> {
     if !features().rdrand {
