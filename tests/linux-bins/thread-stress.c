@@ -1,9 +1,7 @@
 // 1,000 threads created, signalled and joined, with mappings made and undone meanwhile: sums are exact or
 // a lock or a flush has failed.
-// With 4 processors under TCG the virtual machine is reset in about one run of ten, for a reason that is not found
-// yet: to be tested with 4 again as soon as it is.
 // @link -pthread
-// @cpus 1 2
+// @cpus 1 2 4
 // @timeout 120
 #include <pthread.h>
 #include <signal.h>

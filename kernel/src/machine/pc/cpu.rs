@@ -115,9 +115,9 @@ pub fn of(index: usize) -> Option<&'static PerCpu> {
     unsafe { CPUS.get(index)?.load(Ordering::Acquire).as_ref() }
 }
 
-/// Whether [`this`] can be used.
+/// Whether this processor has data of its own yet: [`this`] can be used.
 pub fn is_set_up() -> bool {
-    of(0).is_some()
+    !own_data().is_null()
 }
 
 /// All processors that take part.
@@ -429,13 +429,19 @@ pub fn info(count: usize, tsc_khz: u64) -> CpuInfo {
 
 /// This processor's data.
 pub fn this() -> &'static PerCpu {
-    // SAFETY: from `init` on the window has a `PerCpu` that stays, whose first word is its address.
+    // SAFETY: from `init` on the window has a `PerCpu` that stays.
+    unsafe { &*own_data() }
+}
+
+/// The first word of the window: the address of the `PerCpu` there, null before [`init`].
+fn own_data() -> *const PerCpu {
+    let this: *const PerCpu;
+    // SAFETY: reads a word that is mapped from the start.
     unsafe {
-        let this: *const PerCpu;
         asm!("mov {}, [rip + {window}]", out(reg) this, window = sym WINDOW,
             options(nostack, preserves_flags, pure, readonly));
-        &*this
     }
+    this
 }
 
 /// Whether `rsp` is on the leaf entries' stack.

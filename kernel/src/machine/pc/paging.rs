@@ -47,6 +47,7 @@ use super::{
     cpu::{self, MAX_CPUS},
     smp,
     tables::{COUNTED, TableFrames, release_owned, retain_owned},
+    traps,
 };
 use crate::memory::{
     PhysRange,
@@ -367,7 +368,7 @@ pub fn unmap_kernel_page(at: u64) -> Option<Frame> {
 
 /// Makes all processors forget what [`unmap_kernel_page`] has unmapped.
 pub fn flush_kernel_pages() {
-    tlb::flush_all();
+    traps::flush_all();
     smp::flush_everywhere();
 }
 
@@ -671,7 +672,7 @@ impl<'a> Flush<'a> {
         match pages {
             _ if !self.table.is_active() => {}
             Some(pages) => pages.iter().for_each(|page| tlb::flush(VirtAddr::new(*page))),
-            None => tlb::flush_all(),
+            None => traps::flush_all(),
         }
         if self.table.is_used_elsewhere() {
             smp::flush_others(&self.table.users, self.table.root, pages);

@@ -34,6 +34,13 @@ pub struct NmiFrame {
     ss: u64,
 }
 
+impl NmiFrame {
+    /// Changes where the interrupted code goes on.
+    pub(super) fn redirect(&mut self, to: impl FnOnce(u64) -> u64) {
+        self.rip = to(self.rip);
+    }
+}
+
 /// What was interrupted.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted {

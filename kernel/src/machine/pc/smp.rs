@@ -32,6 +32,7 @@ use super::{
     cpu::{self, MAX_CPUS},
     paging,
     sampling::{Interrupted, NmiFrame},
+    traps,
 };
 use crate::memory::{frames::FRAME_SIZE, stack::Stack};
 
@@ -144,7 +145,7 @@ fn signal(targets: u64, signal: Signal) {
 }
 
 /// Handler of the non-maskable interrupt.
-pub(super) extern "C" fn requested(frame: &NmiFrame, rbp: u64) {
+pub(super) extern "C" fn requested(frame: &mut NmiFrame, rbp: u64) {
     let this = cpu::this();
     let bit = own_bit();
     let mut was_asked = false;
@@ -156,7 +157,9 @@ pub(super) extern "C" fn requested(frame: &NmiFrame, rbp: u64) {
             request.pending.fetch_and(!bit, Ordering::Release);
         }
     }
-    if !was_asked {
+    if was_asked {
+        frame.redirect(traps::restart_flush);
+    } else {
         crate::profile::sample(&Interrupted::new(frame, rbp));
     }
 }
@@ -173,10 +176,10 @@ impl Request {
                             tlb::flush(VirtAddr::new_truncate(page.load(Ordering::Relaxed)));
                         }
                     }
-                    None => tlb::flush_all(),
+                    None => traps::flush_all(),
                 }
             }
-            FLUSH_ALL => tlb::flush_all(),
+            FLUSH_ALL => traps::flush_all(),
             // It may be about to load another one, and not have done so yet.
             LEAVE if self.root.load(Ordering::Relaxed) == paging::loaded_root() => {
                 paging::load_kernel_root();
@@ -297,20 +300,24 @@ pub fn stop_others() {
     signal(others, Signal::NonMaskable);
 }
 
-/// From now on this processor touches nothing but the kernel's half until [`leave_idle`].
+/// From now on this processor touches nothing but the kernel's half until [`leave_idle`]. One that is
+/// not set up yet never touches anything else.
 pub fn enter_idle() {
-    if cpu::count() > 1 {
+    if cpu::count() > 1 && cpu::is_set_up() {
         cpu::this().smp.is_idle.store(true, Ordering::SeqCst);
     }
 }
 
 /// This processor goes on, with what has changed meanwhile.
 pub fn leave_idle() {
+    if !cpu::is_set_up() {
+        return;
+    }
     let smp = &cpu::this().smp;
     if smp.is_idle.load(Ordering::Relaxed) {
         smp.is_idle.store(false, Ordering::SeqCst);
         if smp.is_stale.swap(false, Ordering::SeqCst) {
-            tlb::flush_all();
+            traps::flush_all();
         }
     }
 }

@@ -11,9 +11,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use x86_64::instructions::tlb;
-
-use super::cpu;
+use super::{cpu, traps};
 
 /// So many page faults begin a series of flushes.
 const BURST: u64 = 256;
@@ -73,7 +71,7 @@ pub fn poll(now_ns: u64) {
     if now_ns < this.due_ns.load(Ordering::Relaxed) {
         return;
     }
-    tlb::flush_all();
+    traps::flush_all();
     let faults = cpu.page_faults.load(Ordering::Relaxed);
     let is_growing = faults >= this.faults.load(Ordering::Relaxed) + BURST;
     match this.interval_ns.load(Ordering::Relaxed) {

@@ -481,6 +481,16 @@ switch_stacks:
     pop rbp
     ret
 
+    // Forgets all translations of the loaded page table. The handler of the non-maskable interrupt may
+    // load another one, for good: then it begins anew, see `restart_flush`.
+    .balign 16
+    .global flush_translations
+flush_translations:
+    mov rax, cr3
+flush_write:
+    mov cr3, rax
+    ret
+
     // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes not copied.
     // Large pieces first; the fault of a block is retried by words, that of a word by bytes, so that
     // all that can be copied is. See `bulk` for the two ways.
@@ -659,6 +669,7 @@ unsafe extern "C" {
     static long_jump: u8;
     static idle_halt: u8;
     static idle_halted: u8;
+    static flush_write: u8;
     static trapped_leaf_restore: u8;
     static trapped_leaf_jump: u8;
     static leaf_entries: [u8; LEAF_CALLS.len() * LEAF_LEN];
@@ -680,6 +691,7 @@ unsafe extern "C" {
     pub fn wait_for_interrupt();
     /// Handler of the non-maskable interrupt.
     pub fn nmi_entry();
+    fn flush_translations();
     fn thread_first_return();
     fn switch_stacks(save: *mut u64, load: u64);
 }
@@ -770,6 +782,22 @@ fn leaf_index(number: u32) -> Option<usize> {
 /// Whether this is where a processor waits for an interrupt.
 pub(super) fn is_idle_wait(rip: u64) -> bool {
     [&raw const idle_halt, &raw const idle_halted].into_iter().any(|place| rip == place as u64)
+}
+
+/// Makes this processor forget all translations of the loaded page table.
+pub(super) fn flush_all() {
+    // SAFETY: what is loaded is loaded again; rax is the caller's to lose.
+    unsafe { flush_translations() }
+}
+
+/// Where to go on after a non-maskable interrupt that came at `rip`, and may have loaded another page table:
+/// [`flush_all`] must not load the one before it again, which may be gone.
+pub(super) fn restart_flush(rip: u64) -> u64 {
+    if rip == (&raw const flush_write) as u64 {
+        flush_translations as *const () as u64
+    } else {
+        rip
+    }
 }
 
 /// Where the interrupted code belongs.
