@@ -367,7 +367,7 @@ fn enqueue(thread: Arc<KernelThread>, index: usize, end: End) {
     if index == machine::this_cpu().index {
         end_slice_in_time();
         if preempts {
-            target.note_work(CpuWork::INTERRUPTED);
+            target.note_work(CpuWork::PREEMPTED);
         }
     } else if IDLE.load(Ordering::SeqCst) & 1 << index != 0 {
         stop_idling(1 << index);
@@ -964,10 +964,15 @@ pub fn preempt() {
     if let Some(thread) = current_thread() {
         thread.note_preempted();
     }
-    make_way(match reason {
-        Reason::HigherPriority => End::Front,
-        Reason::SliceOver | Reason::Sleeper | Reason::WrongProcessor => End::Back,
-    });
+    make_way(reason.end());
+}
+
+/// As [`preempt`], at the end of a system call, which no restartable sequence makes (`man 2 rseq`): where
+/// the thread goes on on another processor, [`install`] notes that.
+pub fn preempt_in_call() {
+    if let Some(reason) = reason_to_yield(machine::tsc()) {
+        make_way(reason.end());
+    }
 }
 
 fn make_way(end: End) {
@@ -1044,6 +1049,16 @@ enum Reason {
     Sleeper,
     /// It may not run here any more.
     WrongProcessor,
+}
+
+impl Reason {
+    /// Where the thread waits then.
+    fn end(self) -> End {
+        match self {
+            Self::HigherPriority => End::Front,
+            Self::SliceOver | Self::Sleeper | Self::WrongProcessor => End::Back,
+        }
+    }
 }
 
 fn reason_to_yield(now_tsc: u64) -> Option<Reason> {

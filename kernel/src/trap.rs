@@ -178,11 +178,24 @@ pub fn kernel_page_fault(fault: &PageFault) -> bool {
     fault.address < USER_END && fault.resolve().is_ok()
 }
 
+/// Sees to what a call of the short way has given the processor to do, before the application goes on.
+pub fn settle() {
+    if machine::this_cpu().take_work(CpuWork::PREEMPTED) {
+        sched::preempt_in_call();
+    }
+    events::set_timer_if_changed();
+}
+
 /// The last steps before the application runs again, or never does.
 fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
+    let reasons = CpuWork::INTERRUPTED.union(CpuWork::PREEMPTED);
     loop {
-        if machine::this_cpu().take_work(CpuWork::INTERRUPTED) {
-            events::poll();
+        let cpu = machine::this_cpu();
+        if cpu.has_work(reasons) {
+            if cpu.take_work(CpuWork::INTERRUPTED) {
+                events::poll();
+            }
+            cpu.take_work(CpuWork::PREEMPTED);
             sched::preempt();
             sched::note_identity(ctx.thread);
         }
@@ -199,7 +212,7 @@ fn go_back(ctx: &mut Ctx<'_>, mut result: Option<SysResult>) {
             sched::exit_current();
         }
         let has_work = ctx.thread.return_work().load(Ordering::SeqCst);
-        if !has_work && !machine::this_cpu().has_work(CpuWork::INTERRUPTED) {
+        if !has_work && !machine::this_cpu().has_work(reasons) {
             break;
         }
     }

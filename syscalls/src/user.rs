@@ -376,6 +376,14 @@ impl UserBuffers {
         len: usize,
         mut copy: impl FnMut(UserAddr, usize, usize) -> usize,
     ) -> Result<usize, Errno> {
+        let (addr, left) = self.current;
+        if len <= left {
+            // Mostly there is one buffer.
+            let copied = copy(addr, 0, len);
+            self.current = (addr.offset(copied), left - copied);
+            self.remaining -= copied;
+            return if copied == 0 && len > 0 { Err(Errno::EFAULT) } else { Ok(copied) };
+        }
         let mut done = 0;
         while done < len && self.remaining > 0 {
             let (addr, left) = self.current;

@@ -84,6 +84,17 @@ impl Waiter {
         Arc::new(Self { handle: platform().current_handle(), woken: AtomicBool::new(false) })
     }
 
+    /// [`Self::current`] for the running thread `thread`: the same one each time, unless it is in use.
+    #[must_use]
+    pub fn of(thread: &Thread) -> Arc<Self> {
+        let own = thread.waiter.call_once(Self::current);
+        if Arc::strong_count(own) > 1 {
+            return Self::current();
+        }
+        own.woken.store(false, Ordering::Relaxed);
+        own.clone()
+    }
+
     /// Blocks until woken, a signal is pending for `thread`, or the deadline passes.
     ///
     /// # Errors
@@ -242,7 +253,7 @@ impl WaitQueue {
         if let Some(value) = condition() {
             return Ok(value);
         }
-        let waiter = Waiter::current();
+        let waiter = Waiter::of(thread);
         let _registration = self.register(waiter.clone(), Sharing::Shared);
         loop {
             if let Some(value) = condition() {
@@ -265,7 +276,7 @@ impl WaitQueue {
         thread: &Thread,
         mut condition: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitError> {
-        let waiter = Waiter::current();
+        let waiter = Waiter::of(thread);
         let _registration = self.register(waiter.clone(), Sharing::Shared);
         loop {
             if let Some(value) = condition() {

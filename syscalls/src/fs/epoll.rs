@@ -443,7 +443,7 @@ impl EventPoll {
         if deadline_ns == Some(0) {
             return Err(WaitError::TimedOut);
         }
-        let waiter = Waiter::current();
+        let waiter = Waiter::of(thread);
         let registration = self.sleepers.register(waiter.clone(), Sharing::Exclusive);
         let mut waited = Ok(());
         let error = loop {

@@ -4,7 +4,7 @@
 //! what does not fit into the last page as a whole takes a new one. Pages travel: a writer fills one
 //! from application memory without any lock and then queues it; a reader takes it off the queue and
 //! copies it out without any lock. So each byte is copied twice in all, and no lock is held over
-//! memory that may fault.
+//! memory that may fault. A few bytes go by way of the stack instead, so that the lock is taken once.
 //!
 //! A write of up to [`PIPE_BUF`] bytes is queued as a whole; longer ones may be interleaved with
 //! others at page boundaries.
@@ -45,6 +45,9 @@ pub const DEFAULT_SLOTS: usize = 16;
 /// The largest pipe that a process without privileges may ask for
 /// (`/proc/sys/fs/pipe-max-size`).
 pub const MAX_SIZE: usize = 1 << 20;
+
+/// So many bytes are copied by way of the stack.
+const FEW: usize = 64;
 
 /// Which ends of a pipe a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +136,22 @@ impl State {
     }
 
     fn recycle(&mut self, page: Box<[u8]>) {
-        if self.spare.len() < 2 {
+        if self.spare.len() < 2 && page.len() == PAGE_SIZE {
             self.spare.push(page);
         }
+    }
+
+    /// Adds `bytes` to the last page if they fit as a whole.
+    fn merge(&mut self, bytes: &[u8]) -> bool {
+        let Some(last) = self.slots.back_mut() else { return false };
+        let fits = last.kind == SlotKind::Stream
+            && last.page.len() == PAGE_SIZE
+            && PAGE_SIZE - last.end >= bytes.len();
+        if fits {
+            last.page[last.end..last.end + bytes.len()].copy_from_slice(bytes);
+            last.end += bytes.len();
+        }
+        fits
     }
 }
 
@@ -355,24 +371,65 @@ impl Pipe {
         self.readable.wake_for(PollEvents::READABLE);
     }
 
+    /// As [`Self::take`], of a few bytes: copies up to `limit` of them into `few`.
+    fn take_few(&self, few: &mut [u8; FEW], limit: usize) -> Taken {
+        let mut state = self.state.lock();
+        let Some(first) = state.slots.front_mut() else { return Taken::Nothing };
+        let content = first.bytes();
+        let len = content.len().min(limit);
+        if len > FEW || first.kind == SlotKind::Packet {
+            return Taken::Many;
+        }
+        few[..len].copy_from_slice(&content[..len]);
+        first.start += len;
+        if first.start < first.end {
+            return Taken::Few(len);
+        }
+        let was_full = state.is_full();
+        if let Some(slot) = state.slots.pop_front() {
+            state.recycle(slot.page);
+        }
+        drop(state);
+        if was_full {
+            self.writable.wake_for(PollEvents::WRITABLE);
+        }
+        Taken::Few(len)
+    }
+
     /// Adds `bytes` to the last page if they fit as a whole.
     fn merge(&self, bytes: &[u8]) -> Merge {
         let mut state = self.state.lock();
         if state.readers == 0 {
-            return Merge::Broken;
+            Merge::Broken
+        } else if state.merge(bytes) {
+            Merge::Done
+        } else {
+            Merge::NoRoom
         }
-        match state.slots.back_mut() {
-            Some(last)
-                if last.kind == SlotKind::Stream
-                    && last.page.len() - last.end >= bytes.len()
-                    && last.page.len() == PAGE_SIZE =>
-            {
-                last.page[last.end..last.end + bytes.len()].copy_from_slice(bytes);
-                last.end += bytes.len();
-                Merge::Done
+    }
+
+    /// Queues a few bytes, in the last page where they fit.
+    fn add_few(&self, io: Io<'_>, bytes: &[u8]) -> Result<(), Errno> {
+        let whole = |mut page: Box<[u8]>| {
+            page[..bytes.len()].copy_from_slice(bytes);
+            Slot { page, start: 0, end: bytes.len(), kind: SlotKind::Stream }
+        };
+        {
+            let mut state = self.state.lock();
+            if state.readers == 0 {
+                return Err(Errno::EPIPE);
             }
-            _ => Merge::NoRoom,
+            if state.merge(bytes) {
+                return Ok(());
+            }
+            if !state.is_full()
+                && let Some(page) = state.page()
+            {
+                state.slots.push_back(whole(page));
+                return Ok(());
+            }
         }
+        self.push(io, whole(new_page()))
     }
 
     /// Waits for room and queues `slot`.
@@ -393,6 +450,18 @@ impl Pipe {
         });
         pushed?
     }
+}
+
+fn new_page() -> Box<[u8]> {
+    vec![0; PAGE_SIZE].into_boxed_slice()
+}
+
+/// What [`Pipe::take_few`] has found.
+enum Taken {
+    Few(usize),
+    /// More than it takes.
+    Many,
+    Nothing,
 }
 
 enum Merge {
@@ -436,27 +505,31 @@ impl File for PipeFile {
         }
         let pipe = &self.pipe;
         let mut done = 0;
-        while to.remaining() > 0 {
-            let Some(mut slot) = pipe.take(to.remaining()) else {
-                if done > 0 {
-                    break;
-                }
-                let something = pipe.readable.wait(io.thread, None, || {
-                    let state = pipe.state.lock();
-                    if !state.slots.is_empty() || state.writers == 0 {
-                        Some(Ok(()))
-                    } else if io.is_nonblocking() {
-                        Some(Err(Errno::EAGAIN))
-                    } else {
-                        None
+        loop {
+            let wanted = to.remaining();
+            if wanted == 0 {
+                break;
+            }
+            let mut few = [0; FEW];
+            match pipe.take_few(&mut few, wanted) {
+                Taken::Few(len) => {
+                    let count = to.put(&few[..len]);
+                    let put = *count.as_ref().unwrap_or(&0);
+                    if put < len {
+                        let page = few[put..len].into();
+                        let end = len - put;
+                        pipe.put_back(Slot { page, start: 0, end, kind: SlotKind::Stream });
+                        return if done + put > 0 { Ok(done + put) } else { count };
                     }
-                });
-                something??;
-                if pipe.is_empty() && pipe.state.lock().writers == 0 {
-                    break;
+                    done += len;
+                    continue;
                 }
-                continue;
-            };
+                Taken::Nothing if done > 0 => break,
+                Taken::Nothing if pipe.wait_readable(io)? => continue,
+                Taken::Nothing => break,
+                Taken::Many => {}
+            }
+            let Some(mut slot) = pipe.take(wanted) else { continue };
             // What a packet has beyond the reader's buffer is lost.
             let count = match to.put(slot.bytes()) {
                 Ok(count) => count,
@@ -472,9 +545,7 @@ impl File for PipeFile {
                 pipe.put_back(slot);
                 break;
             }
-            if slot.page.len() == PAGE_SIZE {
-                pipe.state.lock().recycle(slot.page);
-            }
+            pipe.state.lock().recycle(slot.page);
             if is_packet {
                 break;
             }
@@ -495,6 +566,20 @@ impl File for PipeFile {
         }
         let mut done = 0;
         let mut may_merge = kind == SlotKind::Stream;
+        let mut few = [0; FEW];
+        if may_merge
+            && total <= FEW
+            && let Ok(len) = from.take(&mut few[..total])
+        {
+            return match pipe.add_few(io, &few[..len]) {
+                Ok(()) => {
+                    pipe.readable.wake_for(PollEvents::READABLE);
+                    Ok(len)
+                }
+                Err(Errno::EPIPE) => self.broken(io, 0),
+                Err(errno) => Err(errno),
+            };
+        }
         let result = loop {
             if from.remaining() == 0 {
                 break Ok(());
@@ -506,7 +591,7 @@ impl File for PipeFile {
                 }
                 state.page()
             };
-            let mut page = spare.unwrap_or_else(|| vec![0; PAGE_SIZE].into_boxed_slice());
+            let mut page = spare.unwrap_or_else(new_page);
             // The part that does not fill a page goes first: it may fit into the last page.
             let mut len = 0;
             let odd = total % PAGE_SIZE;

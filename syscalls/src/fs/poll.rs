@@ -55,7 +55,7 @@ fn wait_for_events(
             Ok(count)
         };
     }
-    let waiter = Waiter::current();
+    let waiter = Waiter::of(thread);
     let mut registered = PollTable::waking(waiter.clone(), Sharing::Shared);
     let count = look(interests, &mut registered);
     if count > 0 {

@@ -18,6 +18,7 @@ use crate::{
     platform::{CpuTime, ThreadHandle},
     sync::{Mutex, Once},
     user::UserAddr,
+    wait::Waiter,
 };
 
 /// Longest thread name, its NUL included (`TASK_COMM_LEN`).
@@ -61,6 +62,8 @@ pub struct Thread {
     pub(super) set_child_tid: AtomicU64,
     /// `set_robust_list`.
     pub(super) robust_list: AtomicU64,
+    /// What it waits in queues with, from the first time on.
+    pub(crate) waiter: Once<Arc<Waiter>>,
     /// What it waits for futexes with, from the first time on.
     pub(super) futex_sleeper: Once<Arc<super::futex::Sleeper>>,
     pub(super) rseq: Mutex<Option<RseqArea>>,
@@ -163,6 +166,7 @@ impl Thread {
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            waiter: Once::new(),
             futex_sleeper: Once::new(),
             rseq: Mutex::new(None),
             rseq_registered: AtomicBool::new(false),

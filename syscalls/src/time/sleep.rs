@@ -25,7 +25,7 @@ pub(crate) const CALLS: &[Call] = calls! {
 
 /// Blocks until `clock` shows `until_ns` or a signal is to be acted upon.
 fn sleep_until(thread: &Thread, clock: &Clock, until_ns: u64) -> Result<(), WaitError> {
-    let waiter = Waiter::current();
+    let waiter = Waiter::of(thread);
     // CLOCK_REALTIME may be set meanwhile: then the deadline is another.
     let clock_set = &thread.process.system.timers.clock_set;
     let _registration = matches!(clock, Clock::Realtime)

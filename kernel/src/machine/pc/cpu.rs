@@ -247,6 +247,8 @@ bitflags! {
         const INTERRUPTED = 1;
         /// What the timer is set for may have changed.
         const TIMER = 1 << 1;
+        /// A thread has become ready that the running one has to make way for.
+        const PREEMPTED = 1 << 2;
     }
 }
 

@@ -46,10 +46,11 @@
 //! [`hx_syscalls::Ctx`] on the stack. The frame that it refers to has everything but rbx, rbp and r12
 //! to r15, which the called code preserves. If nothing is to be done when the entry returns (two bytes
 //! are tested, the processor's and the thread's), the registers are loaded again and the application
-//! goes on. The *long way*, with a whole frame, is taken by calls that [`needs_all_registers`] names
-//! and some more ([`WAYS`]), by every call under `--strace`, by one call in [`SAMPLE_PERIOD`] to find
-//! out how much time calls take (see [`crate::sched`]), and by the way out when there is something to
-//! do. The short way does not look at the clock.
+//! goes on. Where the call has woken a thread that is to run first, or changed when the timer is due, that is
+//! seen to in between ([`trap::settle`]). The *long way*, with a whole frame, is taken by calls that
+//! [`needs_all_registers`] names and some more ([`WAYS`]), by every call under `--strace`, by one call in
+//! [`SAMPLE_PERIOD`] to find out how much time calls take (see [`crate::sched`]), and by the way out when
+//! an interrupt has come or the thread has something to do. The short way does not look at the clock.
 
 use core::{
     arch::global_asm,
@@ -335,9 +336,9 @@ stub_entries_end:
     push qword ptr [rip + {window} + {thread}]
     mov rdi, rsp
     call [{entries} + rax * 8]
-    mov rdi, [rip + {window} + {thread_work}]
+68: mov rdi, [rip + {window} + {thread_work}]
     cmp byte ptr [rip + {window} + {cpu_work}], 0
-    jne 64f
+    jne 69f
     cmp byte ptr [rdi], 0
     jne 64f
     mov r10, [rsp + 80]
@@ -381,7 +382,17 @@ short_jump:
     call {long_call}
     jmp 66f
 
-    // The way out where there is something to do: the frame is made whole first.
+    // What the call itself has given the processor to do needs no frame.
+69: test byte ptr [rip + {window} + {cpu_work}], {interrupted}
+    jnz 64f
+    push rax
+    sub rsp, 8
+    call {settle}
+    add rsp, 8
+    pop rax
+    jmp 68b
+
+    // The way out where there is more to do: the frame is made whole first.
 64: lea rsp, [rsp + 72]
     push rbx
     push rbp
@@ -493,24 +504,68 @@ flush_write:
 
     // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes not copied.
     // Large pieces first; the fault of a block is retried by words, that of a word by bytes, so that
-    // all that can be copied is. See `bulk` for the two ways.
+    // all that can be copied is. See `bulk` for the two ways. Less than a block takes neither.
+    .macro recover at, target
+    .pushsection .exception_table, "a", @progbits
+    .quad \at, \target
+    .popsection
+    .endm
+
     .balign 16
     .global copy_recoverable
 copy_recoverable:
     cmp rdx, 64
-    jb 9f
-    cmp byte ptr [rip + {slow_strings}], 0
+    jae 85f
+80: mov ecx, edx
+    shr ecx, 3
+    jz 82f
+81: mov rax, [rsi]
+91: mov [rdi], rax
+    recover 81b, 84f
+    recover 91b, 84f
+    add rsi, 8
+    add rdi, 8
+    dec ecx
+    jnz 81b
+    and edx, 7
+82: test edx, edx
+    jz 92f
+    test dl, 4
+    jz 83f
+86: mov eax, [rsi]
+87: mov [rdi], eax
+    recover 86b, 83f
+    recover 87b, 83f
+    add rsi, 4
+    add rdi, 4
+    and edx, 3
+    jz 92f
+83: mov al, [rsi]
+88: mov [rdi], al
+    recover 83b, 92f
+    recover 88b, 92f
+    inc rsi
+    inc rdi
+    dec edx
+    jnz 83b
+92: mov eax, edx
+    ret
+84: and edx, 7
+    lea edx, [rdx + rcx * 8]
+    jmp 83b
+85: cmp byte ptr [rip + {slow_strings}], 0
     jne 16f
 9:  mov rcx, rdx
     shr rcx, 3
     and edx, 7
 10: rep movsq
-11: mov ecx, edx
+    recover 10b, 14f
+    jmp 82b
+14: lea rcx, [rcx * 8 + rdx]
 12: rep movsb
+    recover 12b, 13f
 13: mov rax, rcx
     ret
-14: lea rcx, [rcx * 8 + rdx]
-    jmp 12b
 16: mov rcx, rdx
     shr rcx, 6
     and edx, 63
@@ -518,16 +573,14 @@ copy_recoverable:
     .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
 55: mov rax, [rsi + \offset]
 56: mov [rdi + \offset], rax
-    .pushsection .exception_table, "a", @progbits
-    .quad 55b, 18f
-    .quad 56b, 18f
-    .popsection
+    recover 55b, 18f
+    recover 56b, 18f
     .endr
     add rsi, 64
     add rdi, 64
     dec rcx
     jnz 17b
-    jmp 9b
+    jmp 80b
 18: shl rcx, 6
     add rdx, rcx
     jmp 9b
@@ -538,33 +591,53 @@ copy_recoverable:
 zero_recoverable:
     xor eax, eax
     cmp rsi, 64
-    jb 19f
-    cmp byte ptr [rip + {slow_strings}], 0
+    jae 23f
+95: mov ecx, esi
+    shr ecx, 3
+    jz 97f
+96: mov [rdi], rax
+    recover 96b, 22f
+    add rdi, 8
+    dec ecx
+    jnz 96b
+    and esi, 7
+97: test esi, esi
+    jz 99f
+98: mov [rdi], al
+    recover 98b, 99f
+    inc rdi
+    dec esi
+    jnz 98b
+99: mov eax, esi
+    ret
+22: and esi, 7
+    lea esi, [rsi + rcx * 8]
+    jmp 98b
+23: cmp byte ptr [rip + {slow_strings}], 0
     jne 24f
 19: mov rcx, rsi
     shr rcx, 3
     and esi, 7
 20: rep stosq
-    mov ecx, esi
+    recover 20b, 27f
+    jmp 97b
+27: lea rcx, [rcx * 8 + rsi]
 21: rep stosb
-22: mov rax, rcx
+    recover 21b, 28f
+28: mov rax, rcx
     ret
-23: lea rcx, [rcx * 8 + rsi]
-    jmp 21b
 24: mov rcx, rsi
     shr rcx, 6
     and esi, 63
 25:
     .irp offset, 0, 8, 16, 24, 32, 40, 48, 56
 57: mov [rdi + \offset], rax
-    .pushsection .exception_table, "a", @progbits
-    .quad 57b, 26f
-    .popsection
+    recover 57b, 26f
     .endr
     add rdi, 64
     dec rcx
     jnz 25b
-    jmp 19b
+    jmp 95b
 26: shl rcx, 6
     add rsi, rcx
     jmp 19b
@@ -609,10 +682,6 @@ load_vector_state:
     .section .exception_table, "a", @progbits
     .quad 70b, 72b
     .quad 71b, 72b
-    .quad 10b, 14b
-    .quad 12b, 13b
-    .quad 20b, 23b
-    .quad 21b, 22b
     .quad 30b, 31b
     .quad 32b, 31b
     .text
@@ -655,6 +724,8 @@ load_vector_state:
     trap = sym trap_entry,
     long_call = sym long_call,
     after_call = sym after_call,
+    settle = sym settle,
+    interrupted = const super::cpu::CpuWork::INTERRUPTED.bits(),
     first_return = sym first_return,
 );
 
@@ -875,6 +946,11 @@ extern "C" fn after_call(regs: &mut UserRegs, result: i64) -> bool {
     complete(regs);
     trap::after_system_call(regs, result);
     can_jump(regs)
+}
+
+/// The way out of a call of the short way that has given the processor something to do.
+extern "C" fn settle() {
+    trap::settle();
 }
 
 /// A new thread is about to go on for the first time.

@@ -150,7 +150,7 @@ fn rt_sigpending(ctx: &mut Ctx<'_>, set: UserPtr<SignalSet>, sigsetsize: usize) 
 /// Blocks until a signal is to be acted upon or the deadline has passed.
 fn wait_for_signal(thread: &Thread, deadline_ns: Option<u64>) -> WaitError {
     loop {
-        if let Err(error) = Waiter::current().wait(thread, deadline_ns) {
+        if let Err(error) = Waiter::of(thread).wait(thread, deadline_ns) {
             return error;
         }
     }
