@@ -718,6 +718,7 @@ fn run_idle() -> ! {
 
 /// Loads a thread's state into the processor, makes it the current one, and gives the stack pointer
 /// to go on with. The processor takes over the reference.
+#[inline(always)]
 fn install(next: Arc<KernelThread>) -> u64 {
     let cpu = machine::this_cpu();
     let is_new_here = next.cpu.swap(cpu.index, Ordering::SeqCst) != cpu.index;

@@ -282,7 +282,7 @@ fn a_running_program_cannot_be_written_and_execve_replaces_it() {
     assert_eq!(exec(b"/bin/b\0"), Ok(0));
     assert!(!is_busy(b"/bin/a") && is_busy(b"/bin/b"));
     assert_eq!(run.thread.comm(), b"b");
-    assert_eq!(process.actions().get(SignalNumber::SIGUSR1), ignore);
-    assert_eq!(process.actions().get(SignalNumber::SIGUSR2), Default::default());
+    assert_eq!(process.action(SignalNumber::SIGUSR1), ignore);
+    assert_eq!(process.action(SignalNumber::SIGUSR2), Default::default());
     let _ = &run.machine;
 }

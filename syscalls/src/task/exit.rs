@@ -127,7 +127,7 @@ fn become_zombie(last: &Thread, exit: Exit) {
         }
         parent = process.parent();
         reap_now = parent.as_ref().is_none_or(|parent| {
-            let action = parent.actions().get(SignalNumber::SIGCHLD);
+            let action = parent.action(SignalNumber::SIGCHLD);
             process.exit_signal.load(Ordering::Relaxed) == linux::SIGCHLD as i32
                 && (action.handler == Handler::Ignore || action.has(linux::SA_NOCLDWAIT))
         });

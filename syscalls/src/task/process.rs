@@ -11,7 +11,7 @@ use hx_abi::link::Exit;
 use super::{
     Credentials, System, Thread,
     rlimit::Limits,
-    signal::{SignalActions, SignalQueue},
+    signal::{SignalAction, SignalActions, SignalNumber, SignalQueue},
 };
 use crate::{
     fs::FileDescription,
@@ -307,6 +307,12 @@ impl Process {
     #[must_use]
     pub fn actions(&self) -> Arc<SignalActions> {
         self.actions.lock().clone()
+    }
+
+    /// The disposition of `signal`.
+    #[must_use]
+    pub fn action(&self, signal: SignalNumber) -> SignalAction {
+        self.actions.lock().get(signal)
     }
 
     /// How it ended, when it has.

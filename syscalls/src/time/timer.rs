@@ -265,7 +265,7 @@ impl Expire for Timer {
         };
         // What was ignored is not queued, and will not be taken: the timer goes on by itself, but
         // not faster than the tick.
-        let is_ignored = process.actions().get(signal).ignores(signal)
+        let is_ignored = process.action(signal).ignores(signal)
             && !process.leader().is_some_and(|leader| leader.mask().contains(signal));
         // Interval timers of processor time cannot flood anybody.
         if is_ignored || self.clock.is_cpu() {

@@ -516,21 +516,33 @@ flush_write:
 copy_recoverable:
     cmp rdx, 64
     jae 85f
-80: mov ecx, edx
-    shr ecx, 3
-    jz 82f
+80: sub edx, 16
+    jb 82f
 81: mov rax, [rsi]
-91: mov [rdi], rax
+91: mov r8, [rsi + 8]
+93: mov [rdi], rax
+94: mov [rdi + 8], r8
     recover 81b, 84f
     recover 91b, 84f
+    recover 93b, 84f
+    recover 94b, 84f
+    add rsi, 16
+    add rdi, 16
+    sub edx, 16
+    jae 81b
+82: add edx, 16
+    jz 92f
+    test dl, 8
+    jz 90f
+89: mov rax, [rsi]
+79: mov [rdi], rax
+    recover 89b, 83f
+    recover 79b, 83f
     add rsi, 8
     add rdi, 8
-    dec ecx
-    jnz 81b
-    and edx, 7
-82: test edx, edx
+    sub edx, 8
     jz 92f
-    test dl, 4
+90: test dl, 4
     jz 83f
 86: mov eax, [rsi]
 87: mov [rdi], eax
@@ -538,7 +550,7 @@ copy_recoverable:
     recover 87b, 83f
     add rsi, 4
     add rdi, 4
-    and edx, 3
+    sub edx, 4
     jz 92f
 83: mov al, [rsi]
 88: mov [rdi], al
@@ -550,8 +562,7 @@ copy_recoverable:
     jnz 83b
 92: mov eax, edx
     ret
-84: and edx, 7
-    lea edx, [rdx + rcx * 8]
+84: add edx, 16
     jmp 83b
 85: cmp byte ptr [rip + {slow_strings}], 0
     jne 16f
@@ -560,7 +571,7 @@ copy_recoverable:
     and edx, 7
 10: rep movsq
     recover 10b, 14f
-    jmp 82b
+    jmp 80b
 14: lea rcx, [rcx * 8 + rdx]
 12: rep movsb
     recover 12b, 13f

@@ -93,6 +93,57 @@ fn packets_keep_their_boundaries() {
     assert_eq!(pipe.read(9000, 0).unwrap().len(), 904);
 }
 
+/// Application memory of which only so many bytes can be accessed.
+struct Faulty {
+    bytes: Vec<u8>,
+    good: usize,
+}
+
+impl Sink for Faulty {
+    fn remaining(&self) -> usize {
+        100 - self.bytes.len()
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
+        let len = bytes.len().min(self.good - self.bytes.len());
+        self.bytes.extend_from_slice(&bytes[..len]);
+        if len == 0 { Err(Errno::EFAULT) } else { Ok(len) }
+    }
+}
+
+impl Source for Faulty {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn take(&mut self, out: &mut [u8]) -> Result<usize, Errno> {
+        let len = out.len().min(self.good);
+        out[..len].copy_from_slice(&self.bytes[..len]);
+        self.bytes.drain(..len);
+        self.good -= len;
+        if len == 0 { Err(Errno::EFAULT) } else { Ok(len) }
+    }
+}
+
+#[test]
+fn what_cannot_be_copied_stays_in_the_pipe() {
+    let pipe = Fixture::new();
+    let io = Io { thread: &pipe.process.thread, flags: 0 };
+    let read = |good| {
+        let mut to = Faulty { bytes: Vec::new(), good };
+        pipe.reader.read(io, &mut to, 0).map(|_| to.bytes)
+    };
+    let write =
+        |bytes: &[u8], good| pipe.writer.write(io, &mut Faulty { bytes: bytes.to_vec(), good }, 0);
+    assert_eq!(write(b"lost", 0), Err(Errno::EFAULT));
+    assert_eq!(write(b"hello", 4), Ok(4));
+    assert_eq!(read(0), Err(Errno::EFAULT));
+    assert_eq!(read(1).unwrap(), b"h");
+    assert_eq!(pipe.read(100, 0).unwrap(), b"ell");
+    pipe.reader.release();
+    assert_eq!(write(b"x", 0), Err(Errno::EPIPE));
+}
+
 #[test]
 fn a_write_without_readers_is_a_signal_and_epipe() {
     let pipe = Fixture::new();

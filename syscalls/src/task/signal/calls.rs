@@ -111,7 +111,7 @@ fn rt_sigaction(
     let former = match new {
         Some(_) if SignalSet::UNBLOCKABLE.contains(signal) => return Err(Errno::EINVAL),
         Some(new) => process.set_action(signal, new.into()),
-        None => process.actions().get(signal),
+        None => process.action(signal),
     };
     oldact.write_optional(&former.into())?;
     Ok(0)

@@ -168,7 +168,7 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
     let thread = ctx.thread;
     let process = &thread.process;
     let signal = info.signal();
-    let action = process.actions().get(signal);
+    let action = process.action(signal);
     match action.handler {
         Handler::Ignore => {}
         Handler::Default => match signal.default_action() {

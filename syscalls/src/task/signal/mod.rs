@@ -5,8 +5,8 @@
 //! back to the application ([`super::return_to_user`]), never by the sender.
 //!
 //! Who writes what: a thread's mask is changed by the thread alone; queues by anybody, under their
-//! own lock; dispositions under the lock of [`SignalActions`]. None of these locks is held while
-//! another is taken.
+//! own lock; dispositions under the lock of [`SignalActions`], which may be taken with that of the reference
+//! to them held. None of the other locks is held while another is taken.
 
 mod calls;
 mod deliver;

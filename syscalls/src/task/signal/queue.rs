@@ -51,10 +51,12 @@ impl SignalQueue {
     }
 
     /// Takes the first instance that `wanted` accepts of the lowest pending signal of `of`.
+    #[inline]
     pub fn take(&self, of: SignalSet) -> Option<SigInfo> {
-        if (self.set() & of).is_empty() {
-            return None;
-        }
+        if (self.set() & of).is_empty() { None } else { self.take_pending(of) }
+    }
+
+    fn take_pending(&self, of: SignalSet) -> Option<SigInfo> {
         let mut queue = self.queue.lock();
         if queue.len() == 1 {
             // `of` may have it no more since the first look.

@@ -50,7 +50,7 @@ impl Process {
         } else if SignalSet::STOPPING.contains(signal) {
             self.discard_everywhere(SignalSet::of(SignalNumber::SIGCONT));
         }
-        target.blocks(signal) || !self.actions().get(signal).ignores(signal)
+        target.blocks(signal) || !self.action(signal).ignores(signal)
     }
 
     /// Drops pending signals of the process and of all its threads.
@@ -111,7 +111,7 @@ impl Process {
     /// `SIGCHLD` for a stop or continuation.
     fn tell_parent_of_job(&self, code: u32, signal: SignalNumber) {
         let Some(parent) = self.parent() else { return };
-        let action = parent.actions().get(SignalNumber::SIGCHLD);
+        let action = parent.action(SignalNumber::SIGCHLD);
         if !action.has(linux::SA_NOCLDSTOP) {
             let uid = self.credentials().map_or(0, |credentials| credentials.uid);
             let ticks = self.cpu_time().ticks();
@@ -154,7 +154,7 @@ impl Process {
     /// Replaces a disposition (`man 2 sigaction`); pending instances of a signal that is ignored
     /// from now on are dropped.
     pub fn set_action(&self, signal: SignalNumber, action: SignalAction) -> SignalAction {
-        let former = self.actions().set(signal, action);
+        let former = self.actions.lock().set(signal, action);
         if action.ignores(signal)
             || (action.handler == Handler::Default
                 && signal.default_action() == DefaultAction::Continue)
@@ -187,7 +187,7 @@ impl Thread {
     /// would make it end the process (`force_sig_info` in Linux).
     pub fn force(&self, info: SigInfo) {
         let signal = info.signal();
-        let action = self.process.actions().get(signal);
+        let action = self.process.action(signal);
         let is_blocked = self.mask().contains(signal);
         if is_blocked || action.handler == Handler::Ignore {
             let default = SignalAction { handler: Handler::Default, ..action };
@@ -222,6 +222,9 @@ impl Thread {
     /// Takes a pending signal of the set `of`, the thread's own before the process', synchronous
     /// ones first. For signalfd and `sigtimedwait`, and for delivery.
     pub fn take_signal(&self, of: SignalSet) -> Option<SigInfo> {
+        if self.pending_signals(of).is_empty() {
+            return None;
+        }
         let info = self
             .pending
             .take(of & SignalSet::SYNCHRONOUS)
