@@ -77,6 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         problems,
         suites: wanted.iter().map(|suite| SuiteReport::new(suite.name, suite.about)).collect(),
         boot: None,
+        start,
     };
     session.measure(&wanted);
     let report = Report {
@@ -192,6 +193,12 @@ struct Session {
     problems: Vec<String>,
     suites: Vec<SuiteReport>,
     boot: Option<BootChart>,
+    start: Instant,
+}
+
+/// Says what is being run, and how long all has taken so far.
+fn tell(start: Instant, place: &str) {
+    eprintln!("hx-bench: {} s: {place}", start.elapsed().as_secs());
 }
 
 impl Session {
@@ -240,7 +247,7 @@ impl Session {
         for run in 0..runs {
             for peer in &mut self.peers {
                 let place = format!("{name}, {}, run {} of {runs}", peer.name(), run + 1);
-                eprintln!("hx-bench: {place}");
+                tell(self.start, &place);
                 let outcome = match peer.run(task) {
                     Ok(outcome) => outcome,
                     Err(error) => {
@@ -268,18 +275,17 @@ impl Session {
     /// Redis and nginx: each run has a server and clients for each peer.
     fn servers(&mut self, suite: &Suite) {
         let requests = if self.workshop.is_quick { 6_000 } else { 30_000 };
-        let names: Vec<String> = self.peers.iter().map(|peer| peer.name().to_owned()).collect();
         let runs = self.runs_of(suite);
         for run in 0..runs {
-            for peer in &names {
-                let place = format!("{}, {peer}, run {} of {runs}", suite.name, run + 1);
-                eprintln!("hx-bench: {place}");
-                match net::one_round(&self.resources.accel, requests, peer) {
+            for peer in &self.peers {
+                let place = format!("{}, {}, run {} of {runs}", suite.name, peer.name(), run + 1);
+                tell(self.start, &place);
+                match net::one_round(&self.resources.accel, requests, peer.as_ref()) {
                     Ok(lines) => {
                         for line in lines {
                             for number in line.by_side.values() {
                                 let figure = Figure::new(line.what.clone(), *number, line.unit);
-                                file_figure(&mut self.suites, &[suite], peer, run, &figure);
+                                file_figure(&mut self.suites, &[suite], peer.name(), run, &figure);
                             }
                         }
                     }

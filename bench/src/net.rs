@@ -17,7 +17,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use self::sides::{Side, Sides, Task};
-use crate::count::{APPLICATION, Counter};
+use crate::{
+    count::{APPLICATION, Counter},
+    peers::{Docker, Peer, Resources},
+};
 
 /// What to measure.
 #[derive(clap::Args)]
@@ -34,7 +37,7 @@ pub(crate) struct Options {
     /// Rounds, of which the best counts: the host has other things to do as well
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Only these: native, hermix, linux-vm
+    /// Only these: native, docker, linux-vm, hermix
     #[arg(long, value_delimiter = ',')]
     sides: Vec<String>,
     /// Functions of the profile of a redis GET
@@ -63,12 +66,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:<44} {:>12} {:>12} {:>12} {:>7}",
-            "", "native", "Hermix", "Linux guest", "ratio"
+            "{:<44} {:>12} {:>12} {:>12} {:>12} {:>7}",
+            "", "native", "Docker", "Linux guest", "Hermix", "ratio"
         )?;
         for Line { what, unit, by_side } in &self.lines {
             write!(f, "{:<44}", format!("{what}, {unit}"))?;
-            for side in [Side::Native, Side::Hermix, Side::Linux] {
+            for side in Side::ALL {
                 match by_side.get(side.name()) {
                     Some(value) if *value < 100.0 => write!(f, " {value:>12.1}")?,
                     Some(value) => write!(f, " {value:>12.0}")?,
@@ -99,10 +102,18 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     let folder = tempfile::tempdir()?;
     let wanted =
         |list: &[String], name: &str| list.is_empty() || list.iter().any(|only| only == name);
-    let mut sides = vec![Side::Native, Side::Hermix, Side::Linux];
+    let mut sides = Side::ALL.to_vec();
     sides.retain(|side| wanted(&options.sides, side.name()));
+    let docker = if sides.contains(&Side::Docker) {
+        Docker::new(&Resources::plain(&options.accel))
+            .inspect_err(|error| eprintln!("hx-bench: docker: not run: {error:#}"))
+            .ok()
+    } else {
+        None
+    };
+    sides.retain(|side| *side != Side::Docker || docker.is_some());
     let bench = Bench {
-        sides: Sides::new(folder.path(), &options.accel)?,
+        sides: Sides::new(folder.path(), &options.accel, docker.as_ref())?,
         order: sides,
         options,
         folder: folder.path(),
@@ -126,14 +137,12 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// One run of redis and nginx on the peer of this name, for the comparison; nothing for a peer that is
-/// no side.
+/// One run of redis and nginx on a peer, for the comparison; nothing for a peer that is no side.
 ///
 /// # Errors
 /// As [`measure`].
-pub(crate) fn one_round(accel: &str, requests: u32, peer: &str) -> Result<Vec<Line>> {
-    let sides = [Side::Native, Side::Linux, Side::Hermix];
-    let order: Vec<_> = sides.into_iter().filter(|side| side.name() == peer).collect();
+pub(crate) fn one_round(accel: &str, requests: u32, peer: &dyn Peer) -> Result<Vec<Line>> {
+    let order: Vec<_> = Side::ALL.into_iter().filter(|side| side.name() == peer.name()).collect();
     let options = Options {
         accel: accel.to_owned(),
         only: Vec::new(),
@@ -144,7 +153,7 @@ pub(crate) fn one_round(accel: &str, requests: u32, peer: &str) -> Result<Vec<Li
     };
     let folder = tempfile::tempdir()?;
     let bench = Bench {
-        sides: Sides::new(folder.path(), accel)?,
+        sides: Sides::new(folder.path(), accel, peer.docker())?,
         order,
         options: &options,
         folder: folder.path(),
@@ -156,7 +165,7 @@ pub(crate) fn one_round(accel: &str, requests: u32, peer: &str) -> Result<Vec<Li
 }
 
 struct Bench<'a> {
-    sides: Sides,
+    sides: Sides<'a>,
     order: Vec<Side>,
     options: &'a Options,
     folder: &'a Path,
@@ -323,7 +332,8 @@ impl Bench<'_> {
     fn instructions(&self, report: &mut Report) -> Result<()> {
         for (connections, pipeline) in [("30", "1"), ("30", "16")] {
             let (mut by_side, mut own) = (BTreeMap::new(), BTreeMap::new());
-            for side in self.order.iter().filter(|side| **side != Side::Native) {
+            let machines = [Side::Hermix, Side::Linux];
+            for side in self.order.iter().filter(|side| machines.contains(side)) {
                 let port = sides::free_port()?;
                 let counter = Counter::new(self.folder)?;
                 let qemu = counter.qemu()?;

@@ -87,6 +87,11 @@ pub(crate) trait Peer {
     /// # Errors
     /// Where it cannot be started; what it does after that is in the outcome.
     fn run(&mut self, task: &Task) -> Result<Outcome>;
+
+    /// The daemon, of a peer that is one: for servers.
+    fn docker(&self) -> Option<&Docker> {
+        None
+    }
 }
 
 /// The longest message of a problem, in bytes.

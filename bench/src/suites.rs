@@ -84,7 +84,7 @@ pub(crate) const SUITES: [Suite; 17] = [
     },
     Suite {
         name: "servers",
-        about: "Redis and nginx, with clients on the host (docker: not run)",
+        about: "Redis and nginx, with clients on the host",
         source: Source::Servers,
     },
 ];

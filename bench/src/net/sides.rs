@@ -14,6 +14,7 @@ use rustix::process::Pid;
 use crate::{
     host_files::{libraries, which},
     linux_guest::{Initramfs, newest_kernel},
+    peers::Docker,
 };
 
 /// Longest time until a server answers.
@@ -41,8 +42,9 @@ const MODULES: [&str; 8] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Native,
-    Hermix,
+    Docker,
     Linux,
+    Hermix,
 }
 
 impl Side {
@@ -50,10 +52,14 @@ impl Side {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
-            Self::Hermix => "hermix",
+            Self::Docker => "docker",
             Self::Linux => "linux-vm",
+            Self::Hermix => "hermix",
         }
     }
+
+    /// All, in the order of tables.
+    pub(crate) const ALL: [Self; 4] = [Self::Native, Self::Docker, Self::Linux, Self::Hermix];
 }
 
 /// A server.
@@ -66,22 +72,60 @@ pub(crate) struct Task {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
 }
 
+impl Task {
+    /// The files of an image of its own: the program by its name on the host, its libraries, who is who, and
+    /// what the task names.
+    fn image_files(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let program = which(&self.command[0])?;
+        let mut files = libraries(&program)?;
+        files.insert(program);
+        files.extend(ETC.map(PathBuf::from).into_iter().filter(|path| path.exists()));
+        let mut files: Vec<_> = files.into_iter().map(|file| (file.clone(), file)).collect();
+        files.extend(self.files.iter().cloned());
+        Ok(files)
+    }
+
+    /// The command with the program's whole path.
+    fn words(&self) -> Result<Vec<String>> {
+        let program = which(&self.command[0])?.display().to_string();
+        Ok(std::iter::once(program).chain(self.command[1..].iter().cloned()).collect())
+    }
+}
+
+/// Files below `/etc` that programs look at.
+const ETC: [&str; 5] = [
+    "/etc/passwd",
+    "/etc/group",
+    "/etc/nsswitch.conf",
+    "/etc/ld.so.cache",
+    "/etc/nginx/mime.types",
+];
+
+/// Folders that servers write to.
+const FOLDERS: [&str; 3] = ["/run", "/var/log/nginx", "/var/lib/nginx"];
+
 /// What starts servers.
-pub(crate) struct Sides {
+pub(crate) struct Sides<'a> {
     folder: PathBuf,
     accel: String,
     hermit_run: PathBuf,
     kernel: PathBuf,
+    docker: Option<&'a Docker>,
 }
 
 /// A running server, which ends with this.
 pub(crate) struct Server {
     child: Child,
     log: PathBuf,
+    /// What ends it, where the end of the child does not.
+    end: Option<Command>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if let Some(end) = &mut self.end {
+            let _ = end.stdin(Stdio::null()).output();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -100,15 +144,15 @@ impl Server {
     }
 }
 
-impl Sides {
+impl<'a> Sides<'a> {
     /// With `folder` for what has to be built.
     ///
     /// # Errors
     /// Where hermit-run is not built.
-    pub(crate) fn new(folder: &Path, accel: &str) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, accel: &str, docker: Option<&'a Docker>) -> Result<Self> {
         let hermit_run = crate::hermit::hermit_run()?;
         let kernel = crate::hermit::kernel()?;
-        Ok(Self { folder: folder.to_owned(), accel: accel.to_owned(), hermit_run, kernel })
+        Ok(Self { folder: folder.to_owned(), accel: accel.to_owned(), hermit_run, kernel, docker })
     }
 
     /// Hermix' kernel.
@@ -121,10 +165,21 @@ impl Sides {
     /// # Errors
     /// Where it cannot be started.
     pub(crate) fn start(&self, side: Side, task: &Task, qemu: Option<&Path>) -> Result<Server> {
+        let mut end = None;
         let mut command = match side {
             Side::Native => {
                 let mut command = Command::new(&task.command[0]);
                 command.args(&task.command[1..]).current_dir(&self.folder);
+                command
+            }
+            Side::Docker => {
+                let docker = self.docker.context("there is no Docker daemon")?;
+                let mut files = task.image_files()?;
+                let empty = self.folder.join("empty");
+                fs::create_dir_all(&empty)?;
+                files.extend(FOLDERS.map(|folder| (empty.clone(), folder.into())));
+                let (command, ends_it) = docker.server(files, &task.words()?)?;
+                end = Some(ends_it);
                 command
             }
             Side::Hermix => self.hermix(task, qemu),
@@ -141,7 +196,7 @@ impl Sides {
                 eprintln!("hx-bench: one connection may wait at the Linux guest's port: {error}");
             });
         }
-        Ok(Server { child, log })
+        Ok(Server { child, log, end })
     }
 
     fn hermix(&self, task: &Task, qemu: Option<&Path>) -> Command {
@@ -163,27 +218,13 @@ impl Sides {
         let kernel = newest_kernel()?;
         let mut image = Initramfs::default();
         image.folder("/dev")?;
-        for folder in ["/proc", "/sys", "/tmp", "/run", "/var/log/nginx", "/var/lib/nginx", "/root"]
-        {
+        for folder in ["/proc", "/sys", "/tmp", "/root"].into_iter().chain(FOLDERS) {
             image.folder(folder)?;
         }
         image.console()?;
         image.file(Path::new("/bin/busybox"), Path::new("/bin/busybox"))?;
-        let program = which(&task.command[0])?;
-        image.file(&program, &program)?;
-        for file in libraries(&program)? {
-            image.file(&file, &file)?;
-        }
-        for path in ["/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache"] {
-            image.file(Path::new(path), Path::new(path))?;
-        }
-        for path in ["/etc/nginx/mime.types"] {
-            if Path::new(path).exists() {
-                image.file(Path::new(path), Path::new(path))?;
-            }
-        }
-        for (host, guest) in &task.files {
-            image.tree(host, guest)?;
+        for (host, guest) in task.image_files()? {
+            image.tree(&host, &guest)?;
         }
         let mut script = String::from(
             "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n\
@@ -199,9 +240,7 @@ impl Sides {
              /bin/busybox ip link set eth0 up\n/bin/busybox ip route add default via 10.0.2.2\n\
              ulimit -n 20000\nexec"
         );
-        for word in
-            std::iter::once(program.display().to_string()).chain(task.command[1..].iter().cloned())
-        {
+        for word in task.words()? {
             script += &format!(" '{word}'");
         }
         script += "\n";

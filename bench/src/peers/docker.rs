@@ -1,6 +1,7 @@
 //! Docker: with the daemon that runs, or with one that is started for this.
 
 use std::{
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
@@ -24,8 +25,8 @@ pub(crate) struct Docker {
     /// Of a daemon that this one started.
     daemon: Option<(Child, tempfile::TempDir)>,
     /// By what is in them.
-    images: BTreeMap<Vec<(PathBuf, PathBuf)>, String>,
-    runs: usize,
+    images: RefCell<BTreeMap<Vec<(PathBuf, PathBuf)>, String>>,
+    runs: Cell<usize>,
 }
 
 impl Docker {
@@ -34,8 +35,12 @@ impl Docker {
     /// # Errors
     /// Where there is none and none can be started: with its last message.
     pub(crate) fn new(resources: &Resources) -> Result<Self> {
-        let mut docker =
-            Self { resources: resources.clone(), daemon: None, images: BTreeMap::new(), runs: 0 };
+        let mut docker = Self {
+            resources: resources.clone(),
+            daemon: None,
+            images: RefCell::default(),
+            runs: Cell::default(),
+        };
         if docker.answers() {
             return Ok(docker);
         }
@@ -81,8 +86,8 @@ impl Docker {
     }
 
     /// An image that holds these files.
-    fn image(&mut self, files: Vec<(PathBuf, PathBuf)>) -> Result<String> {
-        if let Some(name) = self.images.get(&files) {
+    fn image(&self, files: Vec<(PathBuf, PathBuf)>) -> Result<String> {
+        if let Some(name) = self.images.borrow().get(&files) {
             return Ok(name.clone());
         }
         let folder = tempfile::tempdir()?;
@@ -97,13 +102,41 @@ impl Docker {
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".");
         ensure!(tar.status().context("cannot start tar")?.success(), "tar failed");
-        let name = format!("hx-bench-{}:{}", std::process::id(), self.images.len());
+        let name = format!("hx-bench-{}:{}", std::process::id(), self.images.borrow().len());
         let output = self.command().arg("import").arg(&archive).arg(&name).output()?;
         if !output.status.success() {
             bail!("docker import: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        self.images.insert(files, name.clone());
+        self.images.borrow_mut().insert(files, name.clone());
         Ok(name)
+    }
+
+    /// A container's name that nobody has.
+    fn container(&self) -> String {
+        self.runs.set(self.runs.get() + 1);
+        format!("hx-bench-{}-{}", std::process::id(), self.runs.get())
+    }
+
+    /// The command that runs a server with these files, on the host's network: the fastest that Docker has,
+    /// and one that needs no bridge. The second one ends it.
+    ///
+    /// # Errors
+    /// Where the image cannot be made.
+    pub(crate) fn server(
+        &self,
+        files: Vec<(PathBuf, PathBuf)>,
+        words: &[String],
+    ) -> Result<(Command, Command)> {
+        let image = self.image(files)?;
+        let name = self.container();
+        let mut command = self.command();
+        command
+            .args(["run", "--rm", "--name", &name, "--network", "host", "--tmpfs", "/tmp:exec"])
+            .args(["--memory", &self.resources.memory, &image])
+            .args(words);
+        let mut end = self.command();
+        end.args(["rm", "--force", &name]);
+        Ok((command, end))
     }
 }
 
@@ -135,14 +168,13 @@ impl Peer for Docker {
         let Resources { memory, cpus, .. } = &self.resources;
         let own = if self.daemon.is_some() { ", a daemon of its own" } else { "" };
         format!(
-            "Docker {version}{own}, --memory {memory} on {cpus} processors of the host, tmpfs, no network"
+            "Docker {version}{own}, --memory {memory} on {cpus} processors of the host, tmpfs, no network but for servers, which have the host's"
         )
     }
 
     fn run(&mut self, task: &Task) -> Result<Outcome> {
         let image = self.image(image_files(task)?)?;
-        self.runs += 1;
-        let name = format!("hx-bench-{}-{}", std::process::id(), self.runs);
+        let name = self.container();
         let last = self.resources.cpus.saturating_sub(1);
         let mut command = self.command();
         command
@@ -157,12 +189,16 @@ impl Peer for Docker {
         }
         outcome
     }
+
+    fn docker(&self) -> Option<&Docker> {
+        Some(self)
+    }
 }
 
 impl Drop for Docker {
     fn drop(&mut self) {
         let Some((mut daemon, folder)) = self.daemon.take() else {
-            for name in self.images.values() {
+            for name in self.images.borrow().values() {
                 let _ = self.command().args(["rmi", "--force", name]).output();
             }
             return;
