@@ -44,6 +44,11 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "ACCEL", env = "HERMIX_ACCEL", help_heading = "Machine")]
     pub(crate) accel: Option<Accel>,
 
+    /// Let address spaces keep their translations while others run, where the virtual CPU has PCIDs
+    #[arg(long, env = "HERMIX_PCID", value_parser = FalseyValueParser::new())]
+    #[arg(action = ArgAction::SetTrue, help_heading = "Machine")]
+    pub(crate) pcid: bool,
+
     /// The guest kernel [default: hx-kernel beside hermit-run, or the workspace's]
     #[arg(long, value_name = "FILE", env = "HERMIX_KERNEL", help_heading = "Machine")]
     pub(crate) kernel: Option<PathBuf>,

@@ -101,6 +101,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) cpus: u32,
     /// KVM or TCG.
     pub(crate) engine: Engine,
+    /// Whether the kernel may use PCIDs.
+    pub(crate) pcid: bool,
     /// Frequency of the guest's time stamp counter, where it is known.
     pub(crate) tsc_khz: Option<u64>,
     /// Whether there is a serial port for kernel messages.
@@ -188,6 +190,9 @@ impl Plan<'_> {
         }
         if let Some(khz) = self.tsc_khz {
             command_line += &format!(" tsc_khz={khz}");
+        }
+        if self.pcid {
+            command_line += " pcid=on";
         }
         if self.placement == Placement::Mapped {
             let mut backend = OsString::from(format!(
@@ -512,6 +517,7 @@ mod tests {
             placement: Placement::Mapped,
             memory: 16 << 20,
             cpus: 1,
+            pcid: false,
             engine: Engine::Tcg,
             tsc_khz: Some(2_000_000),
             log: LogPort::Absent,

@@ -118,6 +118,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         placement: Placement::Mapped,
         memory: settings.memory,
         cpus: settings.cpus,
+        pcid: settings.pcid,
         engine,
         tsc_khz: tsc::khz(&qemu, engine, cache.as_ref()),
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },

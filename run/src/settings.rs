@@ -46,6 +46,7 @@ struct File {
     memory: Option<String>,
     cpus: Option<u32>,
     accel: Option<Accel>,
+    pcid: bool,
     kernel: Option<PathBuf>,
     qemu: Option<PathBuf>,
     env: Vec<String>,
@@ -151,6 +152,8 @@ pub(crate) struct Settings {
     pub(crate) hostname: String,
     /// All `-v`.
     pub(crate) volumes: Vec<Volume>,
+    /// Use PCIDs where the processor has them.
+    pub(crate) pcid: bool,
     /// Start `hermix-init` first.
     pub(crate) init: bool,
     /// Root file system named by the user.
@@ -286,6 +289,7 @@ impl Settings {
             user: options.user.or(file.user),
             hostname,
             volumes: volumes.map(parse_volume).collect::<Result<_>>()?,
+            pcid: options.pcid || file.pcid,
             init: options.init || file.init,
             rootfs: options.rootfs.or(file.rootfs),
             packages,

@@ -1,4 +1,5 @@
-//! Page tables of the lowest level that processes share after a fork (`man 2 fork`).
+//! Page tables of the lowest level that processes share after a fork (`man 2 fork`); [`pcid`]: what
+//! processors may remember of page tables.
 //!
 //! A table of the lowest level maps 2 MiB. `fork` need not copy its 512 entries, nor count 512 more
 //! references: both processes' directory entries lead to the same table, and lack the right to write
@@ -24,8 +25,15 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod pcid;
+#[cfg(test)]
+mod pcid_tests;
 #[cfg(test)]
 mod tests;
+
+mod atomic {
+    pub(crate) use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+}
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

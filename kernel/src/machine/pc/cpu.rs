@@ -28,7 +28,7 @@ use x86_64::{
     },
 };
 
-use super::{descriptors, paging, traps};
+use super::{descriptors, paging, tlb, traps};
 use crate::memory::frames::FRAME_SIZE;
 
 /// What the entry code and the scheduler keep of a processor. Others know it by its address in the
@@ -60,6 +60,8 @@ pub struct PerCpu {
     pub(super) timer: super::timer::PerCpu,
     /// What the processor tells others and is told by them.
     pub(super) smp: super::smp::PerCpu,
+    /// What it may remember of which page tables, where it has PCIDs.
+    pub(super) pcid: hx_tables::pcid::Processor,
     /// When it is to flush for TCG's sake.
     pub(super) soft_tlb: super::soft_tlb::PerCpu,
     /// Page faults that it has resolved.
@@ -298,6 +300,14 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     [found.eax, found.ebx, found.ecx, found.edx]
 }
 
+/// Whether PCIDs are to be used where the processor has them.
+static WANTS_PCIDS: AtomicBool = AtomicBool::new(false);
+
+/// Takes over the word `pcid=` of the command line: PCIDs are used only with `on`.
+pub(super) fn want_pcids(word: Option<&str>) {
+    WANTS_PCIDS.store(word == Some("on"), Ordering::Relaxed);
+}
+
 static FEATURES: Once<Features> = Once::new();
 
 // Those that a switch between threads asks for: RDFSBASE and its relatives are enabled; XSAVEOPT.
@@ -367,6 +377,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         hypervisor: leaf1.ecx & 1 << 31 != 0,
     });
 
+    tlb::init(index, leaf1.ecx, WANTS_PCIDS.load(Ordering::Relaxed))?;
     descriptors::Descriptors::install(index);
     let per_cpu = paging::window_of(index).ok_or("the processor has no data")?.cast::<PerCpu>();
     let data = PerCpu {
@@ -387,6 +398,7 @@ pub fn init(index: usize) -> Result<(), &'static str> {
         sched: crate::sched::PerCpu::default(),
         timer: super::timer::PerCpu::default(),
         smp: super::smp::PerCpu::new(apic_id),
+        pcid: hx_tables::pcid::Processor::default(),
         soft_tlb: super::soft_tlb::PerCpu::default(),
         page_faults: AtomicU64::new(0),
         index,

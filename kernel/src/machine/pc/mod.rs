@@ -17,6 +17,7 @@ pub mod soft_tlb;
 mod start_info;
 mod tables;
 pub mod timer;
+mod tlb;
 pub mod traps;
 mod virtio;
 
@@ -127,6 +128,7 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     frames::init(info.ram(), &reserved, fresh)?;
     paging::init(info.ram()).map_err(|_| "too little memory for page tables")?;
     stats::done(Step::Memory);
+    cpu::want_pcids(word("pcid"));
     cpu::init(0)?;
     soft_tlb::init();
     apic::init().map_err(|_| "too little memory for device mappings")?;

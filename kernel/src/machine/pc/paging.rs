@@ -18,7 +18,8 @@
 //!
 //! Application pages are supervisor pages here, as everything runs at CPL 0; [`APPLICATION`] is the
 //! one place that says so. A change to a process' table flushes stale translations on all processors
-//! that use it before the page is given back ([`super::smp`]).
+//! that use it before the page is given back ([`super::smp`]); those that have used it before find out
+//! when they load it again ([`hx_tables::pcid`]).
 
 use alloc::vec::Vec;
 use core::{
@@ -35,19 +36,17 @@ use hx_syscalls::{
     platform::Frame,
     user::UserAddr,
 };
-use hx_tables::{ACCESSED, ADDRESS, PARKED, PRESENT, Table, WRITABLE};
-use x86_64::{
-    PhysAddr, VirtAddr,
-    instructions::tlb,
-    registers::control::{Cr3, Cr3Flags},
-    structures::paging::PhysFrame,
+use hx_tables::{
+    ACCESSED, ADDRESS, PARKED, PRESENT, Table, WRITABLE,
+    pcid::{Change, Space},
 };
+use x86_64::registers::control::Cr3;
 
 use super::{
     cpu::{self, MAX_CPUS},
     smp,
     tables::{COUNTED, TableFrames, release_owned, retain_owned},
-    traps,
+    tlb::{self, ThisProcessor},
 };
 use crate::memory::{
     PhysRange,
@@ -251,7 +250,7 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
     }
     // SAFETY: the new tables map the running code, its stack (in the image's data) and all of the
     // direct map as the boot tables did.
-    unsafe { load_root(root) };
+    unsafe { tlb::load(root) };
     KERNEL_PML4.call_once(|| root);
     KERNEL_ROOTS[0].store(root, Ordering::Relaxed);
     for (slot, entry) in table(root)[256..].iter().enumerate() {
@@ -319,14 +318,6 @@ pub(super) fn window_of(index: usize) -> Option<*mut u8> {
     Some(phys_to_virt(entry?.load(Ordering::Relaxed) & ADDRESS))
 }
 
-/// # Safety
-/// `root` is a table that has the kernel's half, and stays allocated while it is loaded.
-unsafe fn load_root(root: u64) {
-    let frame = PhysFrame::containing_address(PhysAddr::new(root));
-    // SAFETY: by the caller.
-    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
-}
-
 /// Root that the kernel's own table is known by.
 pub(super) fn kernel_root() -> u64 {
     *KERNEL_PML4.get().expect("paging::init comes first")
@@ -340,8 +331,9 @@ pub(super) fn loaded_root() -> u64 {
 /// Leaves a process' table.
 pub(super) fn load_kernel_root() {
     let root = KERNEL_ROOTS[cpu::this().index].load(Ordering::Relaxed);
+    cpu::this().pcid.leave();
     // SAFETY: the kernel's own table lives for ever.
-    unsafe { load_root(root) };
+    unsafe { tlb::load(root) };
     cpu::this().smp.set_loaded_root(kernel_root());
 }
 
@@ -368,7 +360,7 @@ pub fn unmap_kernel_page(at: u64) -> Option<Frame> {
 
 /// Makes all processors forget what [`unmap_kernel_page`] has unmapped.
 pub fn flush_kernel_pages() {
-    traps::flush_all();
+    tlb::flush_kernel_half();
     smp::flush_everywhere();
 }
 
@@ -419,7 +411,12 @@ pub struct ProcessTable {
     other_roots: Vec<u64>,
     /// Processors that may have translations of it: a bit each, set before the table is loaded.
     users: AtomicU64,
+    /// What processors with PCIDs know it by.
+    space: Space,
 }
+
+/// The numbers of address spaces.
+static NEXT_SPACE: AtomicU64 = AtomicU64::new(1);
 
 /// How many pages a batch flushes one by one; more are flushed by reloading CR3.
 const SINGLE_FLUSHES: usize = smp::MAX_PAGES;
@@ -441,7 +438,13 @@ impl ProcessTable {
     /// [`OutOfMemory`].
     pub fn new() -> Result<Self, OutOfMemory> {
         let root = new_root(kernel_root(), None)?;
-        let mut new = Self { root, other_roots: Vec::new(), users: AtomicU64::new(0) };
+        let number = NEXT_SPACE.fetch_add(1, Ordering::Relaxed);
+        let mut new = Self {
+            root,
+            other_roots: Vec::new(),
+            users: AtomicU64::new(0),
+            space: Space::new(number),
+        };
         let others = &KERNEL_ROOTS[1..cpu::count()];
         new.other_roots.try_reserve_exact(others.len()).map_err(|_| OutOfMemory)?;
         for kernel_root in others {
@@ -492,11 +495,26 @@ impl ProcessTable {
     /// Makes all processors forget the entry that leads to the table of the lowest level for `at`, before
     /// that table is somebody else's.
     fn forget_table(&self, at: u64) {
+        let change = self.change();
         // Flushing one page makes a processor forget all entries of the levels above the lowest (Intel
         // SDM vol. 3 §4.10.4.1, AMD APM vol. 2 §5.5). The pages are as they were.
         self.flush_here(at);
+        self.flushed_here(change);
         if self.is_used_elsewhere() {
-            smp::forget_tables(&self.users, self.root);
+            smp::forget_tables(&self.users, self.root, change);
+        }
+    }
+
+    /// Notes that translations have become stale: those of processors that have the table loaded are to
+    /// be flushed now.
+    fn change(&self) -> Option<Change> {
+        tlb::uses_pcids().then(|| self.space.change())
+    }
+
+    /// Notes that this processor has flushed what `change` has made stale, if it has the table loaded.
+    fn flushed_here(&self, change: Option<Change>) {
+        if let Some(change) = change {
+            cpu::this().pcid.flushed(change);
         }
     }
 
@@ -586,7 +604,7 @@ impl ProcessTable {
 
     fn flush_here(&self, at: u64) {
         if self.is_active() {
-            tlb::flush(VirtAddr::new(at));
+            tlb::flush_page(at);
         }
     }
 
@@ -668,14 +686,16 @@ impl<'a> Flush<'a> {
         if self.count == 0 {
             return;
         }
+        let change = self.table.change();
         let pages = self.pages.get(..self.count);
         match pages {
             _ if !self.table.is_active() => {}
-            Some(pages) => pages.iter().for_each(|page| tlb::flush(VirtAddr::new(*page))),
-            None => traps::flush_all(),
+            Some(pages) => pages.iter().for_each(|page| tlb::flush_page(*page)),
+            None => tlb::flush_loaded(),
         }
+        self.table.flushed_here(change);
         if self.table.is_used_elsewhere() {
-            smp::flush_others(&self.table.users, self.table.root, pages);
+            smp::flush_others(&self.table.users, self.table.root, change, pages);
         }
         self.count = 0;
     }
@@ -860,12 +880,17 @@ impl PageTable for ProcessTable {
 
     fn activate(&self) {
         if !self.is_active() {
-            // The order is what `smp::flush_others` reckons with.
+            // The order is what `smp::flush_others` and `pcid::Processor::enter` reckon with.
             cpu::this().smp.set_active_root(self.root);
             self.users.fetch_or(smp::own_bit(), Ordering::SeqCst);
-            // SAFETY: the table has the kernel's half, and is freed only when it is not loaded
-            // anywhere (see `drop`).
-            unsafe { load_root(self.own_root()) };
+            // The table has the kernel's half, and is freed only when it is not loaded anywhere (see
+            // `drop`).
+            if tlb::uses_pcids() {
+                cpu::this().pcid.enter(&ThisProcessor, &self.space, self.own_root());
+            } else {
+                // SAFETY: as said above.
+                unsafe { tlb::load(self.own_root()) };
+            }
             cpu::this().smp.set_loaded_root(self.root);
         }
     }

@@ -24,7 +24,7 @@ use core::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-use x86_64::{VirtAddr, instructions::tlb};
+use hx_tables::pcid::Change;
 
 use super::{
     apic::{self, Signal},
@@ -32,6 +32,7 @@ use super::{
     cpu::{self, MAX_CPUS},
     paging,
     sampling::{Interrupted, NmiFrame},
+    tlb::{self, ThisProcessor},
     traps,
 };
 use crate::memory::{frames::FRAME_SIZE, stack::Stack};
@@ -59,6 +60,9 @@ struct Request {
     pending: AtomicU64,
     action: AtomicU8,
     root: AtomicU64,
+    /// What the request is about, where processors have PCIDs: [`Change`]'s fields.
+    space: AtomicU64,
+    generation: AtomicU64,
     page_count: AtomicUsize,
     pages: [AtomicU64; MAX_PAGES],
 }
@@ -69,12 +73,14 @@ struct Request {
 const BARRIER: u8 = 0;
 /// To forget the translations of pages of a page table.
 const FLUSH: u8 = 1;
-/// To forget all translations, whatever the page table.
-const FLUSH_ALL: u8 = 2;
+/// To forget all translations of a page table, and the tables themselves.
+const FORGET_TABLES: u8 = 2;
 /// To leave a page table for the kernel's own.
 const LEAVE: u8 = 3;
 /// To stop for ever.
 const STOP: u8 = 4;
+/// To forget what the kernel's half maps, whatever the page table.
+const FLUSH_KERNEL_HALF: u8 = 5;
 
 impl PerCpu {
     pub(super) fn new(apic_id: u32) -> Self {
@@ -88,6 +94,8 @@ impl PerCpu {
                 pending: AtomicU64::new(0),
                 action: AtomicU8::new(BARRIER),
                 root: AtomicU64::new(0),
+                space: AtomicU64::new(0),
+                generation: AtomicU64::new(0),
                 page_count: AtomicUsize::new(0),
                 pages: [const { AtomicU64::new(0) }; MAX_PAGES],
             },
@@ -121,8 +129,12 @@ pub(super) fn own_bit() -> u64 {
 }
 
 /// Asks `targets` for `action` and waits until all have acted.
-fn ask(targets: u64, action: u8, root: u64, pages: Option<&[u64]>) {
+fn ask(targets: u64, action: u8, root: u64, change: Option<Change>, pages: Option<&[u64]>) {
     let request = &cpu::this().smp.request;
+    if let Some(change) = change {
+        request.space.store(change.space, Ordering::Relaxed);
+        request.generation.store(change.generation, Ordering::Relaxed);
+    }
     request.action.store(action, Ordering::Relaxed);
     request.root.store(root, Ordering::Relaxed);
     request.page_count.store(pages.map_or(usize::MAX, <[u64]>::len), Ordering::Relaxed);
@@ -164,22 +176,34 @@ pub(super) extern "C" fn requested(frame: &mut NmiFrame, rbp: u64) {
     }
 }
 
+/// The identifier that was loaded when the interrupt came may be about to give way to another one.
+fn flush_coming() {
+    if tlb::uses_pcids() {
+        cpu::this().pcid.flush_coming(&ThisProcessor);
+    }
+}
+
 impl Request {
     fn act(&self, this: &PerCpu) {
         let is_here = || self.root.load(Ordering::Relaxed) == this.active_root();
         match self.action.load(Ordering::Relaxed) {
             FLUSH if is_here() => {
+                flush_coming();
                 let count = self.page_count.load(Ordering::Relaxed);
                 match self.pages.get(..count) {
                     Some(pages) => {
-                        for page in pages {
-                            tlb::flush(VirtAddr::new_truncate(page.load(Ordering::Relaxed)));
-                        }
+                        pages.iter().for_each(|page| tlb::flush_page(page.load(Ordering::Relaxed)));
                     }
-                    None => traps::flush_all(),
+                    None => tlb::flush_loaded(),
                 }
+                self.flushed();
             }
-            FLUSH_ALL => traps::flush_all(),
+            FORGET_TABLES => {
+                flush_coming();
+                tlb::flush_loaded();
+                self.flushed();
+            }
+            FLUSH_KERNEL_HALF => tlb::flush_kernel_half(),
             // It may be about to load another one, and not have done so yet.
             LEAVE if self.root.load(Ordering::Relaxed) == paging::loaded_root() => {
                 paging::load_kernel_root();
@@ -193,12 +217,27 @@ impl Request {
             _ => {}
         }
     }
+
+    /// What the request is about has been flushed under the identifier that is loaded.
+    fn flushed(&self) {
+        if tlb::uses_pcids() {
+            cpu::this().pcid.flushed(Change {
+                space: self.space.load(Ordering::Relaxed),
+                generation: self.generation.load(Ordering::Relaxed),
+            });
+        }
+    }
 }
 
 /// Makes the processors of `users`, but for this one, forget the translations of `pages` (all for
-/// `None`) of the table at `root`. They may still idle with some of them: then they flush before they
+/// `None`) of the table at `root`, which `change` has made stale. They may still idle with some of them: then they flush before they
 /// go on. A processor that has gone over to another table is taken out of `users`.
-pub(super) fn flush_others(users: &AtomicU64, root: u64, pages: Option<&[u64]>) {
+pub(super) fn flush_others(
+    users: &AtomicU64,
+    root: u64,
+    change: Option<Change>,
+    pages: Option<&[u64]>,
+) {
     let others = users.load(Ordering::SeqCst) & !own_bit();
     if others == 0 {
         return;
@@ -210,7 +249,7 @@ pub(super) fn flush_others(users: &AtomicU64, root: u64, pages: Option<&[u64]>) 
             // It notes itself anew, before it loads the table, should it come back. While it has this
             // one loaded still, it must be found where the table goes away.
             if smp.loaded_root.load(Ordering::Acquire) != root {
-                forget_user(users, other, root);
+                forget_user(users, other, root, change);
             }
             continue;
         }
@@ -223,14 +262,14 @@ pub(super) fn flush_others(users: &AtomicU64, root: u64, pages: Option<&[u64]>) 
         targets |= 1 << other.index;
     }
     if targets != 0 {
-        ask(targets, FLUSH, root, pages);
+        ask(targets, FLUSH, root, change, pages);
     }
 }
 
 /// Makes the processors of `users`, but for this one, forget all that they know of the table at `root`,
 /// those that idle too: they touch none of its pages, but may walk it all the same, ahead of what they
 /// execute, and a part of it is going to be something else.
-pub(super) fn forget_tables(users: &AtomicU64, root: u64) {
+pub(super) fn forget_tables(users: &AtomicU64, root: u64, change: Option<Change>) {
     let others = users.load(Ordering::SeqCst) & !own_bit();
     let has_it = |smp: &PerCpu| {
         smp.active_root.load(Ordering::SeqCst) == root
@@ -240,26 +279,26 @@ pub(super) fn forget_tables(users: &AtomicU64, root: u64) {
         .filter(|other| others & 1 << other.index != 0 && has_it(&other.smp))
         .fold(0, |targets, other| targets | 1 << other.index);
     if targets != 0 {
-        ask(targets, FLUSH_ALL, root, None);
+        ask(targets, FORGET_TABLES, root, change, None);
     }
 }
 
 /// Takes `other`, which was seen with another table, out of `users`, unless it has come back.
-fn forget_user(users: &AtomicU64, other: &cpu::PerCpu, root: u64) {
+fn forget_user(users: &AtomicU64, other: &cpu::PerCpu, root: u64, change: Option<Change>) {
     users.fetch_and(!(1 << other.index), Ordering::SeqCst);
     // It announces the table first and notes itself second: where that fell in between, its note may
     // be the one that was just removed.
     if other.smp.active_root.load(Ordering::SeqCst) == root {
         users.fetch_or(1 << other.index, Ordering::SeqCst);
-        ask(1 << other.index, FLUSH, root, None);
+        ask(1 << other.index, FLUSH, root, change, None);
     }
 }
 
-/// Makes all other processors forget all translations.
+/// Makes all other processors forget what the kernel's half maps.
 pub(super) fn flush_everywhere() {
     let others = all_bits() & !own_bit();
     if others != 0 {
-        ask(others, FLUSH_ALL, 0, None);
+        ask(others, FLUSH_KERNEL_HALF, 0, None, None);
     }
 }
 
@@ -267,7 +306,7 @@ pub(super) fn flush_everywhere() {
 pub(super) fn leave_table(users: u64, root: u64) {
     let others = users & !own_bit();
     if others != 0 {
-        ask(others, LEAVE, root, None);
+        ask(others, LEAVE, root, None, None);
     }
 }
 
@@ -280,7 +319,7 @@ pub fn memory_barrier() {
     fence(Ordering::SeqCst);
     let others = all_bits() & !own_bit();
     if others != 0 {
-        ask(others, BARRIER, 0, None);
+        ask(others, BARRIER, 0, None, None);
     }
 }
 
@@ -317,7 +356,7 @@ pub fn leave_idle() {
     if smp.is_idle.load(Ordering::Relaxed) {
         smp.is_idle.store(false, Ordering::SeqCst);
         if smp.is_stale.swap(false, Ordering::SeqCst) {
-            traps::flush_all();
+            tlb::flush_loaded();
         }
     }
 }

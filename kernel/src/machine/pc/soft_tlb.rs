@@ -11,7 +11,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::{cpu, traps};
+use super::{cpu, tlb};
 
 /// So many page faults begin a series of flushes.
 const BURST: u64 = 256;
@@ -71,7 +71,7 @@ pub fn poll(now_ns: u64) {
     if now_ns < this.due_ns.load(Ordering::Relaxed) {
         return;
     }
-    traps::flush_all();
+    tlb::flush_loaded();
     let faults = cpu.page_faults.load(Ordering::Relaxed);
     let is_growing = faults >= this.faults.load(Ordering::Relaxed) + BURST;
     match this.interval_ns.load(Ordering::Relaxed) {
