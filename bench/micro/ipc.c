@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 enum { CHUNK = 64 << 10, MOST_IN_RING = 16, MOST_IDLE = 10000 };
@@ -130,6 +131,45 @@ static void close_idle(void) {
     }
     close_all();
 }
+
+static double free_before;
+
+static double free_memory(void) {
+    struct sysinfo info;
+    FAIL_IF(sysinfo(&info), "sysinfo");
+    return (double)info.freeram * info.mem_unit;
+}
+
+// The child has the other ends: two processes need half as many descriptors each.
+static long wanted;
+
+static void accept_wanted(void) {
+    for (long i = 0; i < wanted; i++) {
+        if (accept(listener, NULL, NULL) < 0) return;
+    }
+    if (write(their_out, "x", 1) == 1) pause();
+}
+
+static void note_memory_and_connect(long connections) {
+    struct rlimit files;
+    FAIL_IF(getrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE");
+    files.rlim_cur = files.rlim_max;
+    FAIL_IF(setrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE");
+    free_before = free_memory();
+    wanted = connections;
+    tcp_pair(accept_wanted);
+    for (idle_count = 0; idle_count < connections; idle_count++) {
+        int *pair = idle[idle_count];
+        pair[0] = internet_socket(SOCK_STREAM);
+        pair[1] = -1;
+        FAIL_IF(connect(pair[0], (struct sockaddr *)&address, sizeof address), "connect");
+    }
+    char byte;
+    FAIL_IF(read(our_in, &byte, 1) != 1, "accept");
+}
+
+// What both ends of a connection take together.
+static double memory_of_connection(void) { return (free_before - free_memory()) / idle_count; }
 
 static void udp_echo(long arg) {
     (void)arg;
@@ -297,6 +337,7 @@ const struct op ipc_ops[] = {
     // By their names only, for they take long: hx-bench gate connections
     {"connections", "lat_tcp beside 10", NANOSECONDS, tcp_echo_beside, round_trip, close_idle, .arg = 10, .counted = 200},
     {"connections", "lat_tcp beside 10000", NANOSECONDS, tcp_echo_beside, round_trip, close_idle, .arg = 10000, .counted = 200},
+    {"connections", "memory of an idle connection, of 10000", BYTES, note_memory_and_connect, NULL, close_idle, .arg = 10000, .size = memory_of_connection},
     {"loopback", "lat_udp", NANOSECONDS, udp_echo, round_trip, close_all, .counted = 200},
     {"loopback", "lat_connect", NANOSECONDS, listen_and_accept, connect_and_close, close_all, .counted = 50},
     {"loopback", "bw_tcp", MEGABYTES, tcp_sender, receive, close_all, .bytes = CHUNK, .counted = 32},

@@ -7,6 +7,7 @@
 // Each line that begins with @ is a record, written as soon as it is known:
 //   @ suite SUITE                     before the first operation of a suite
 //   @ NAME: ns|MB/s BEST MEDIAN BATCHES
+//   @ NAME: bytes SIZE
 //   @ NAME: instructions COUNT         with -c: ticks of the time stamp counter for one operation,
 //                                     which are instructions under QEMU's -icount shift=0
 //   @ NAME: error WHAT
@@ -159,7 +160,9 @@ static void measure(const struct op *op) {
     current = op;
     if (setjmp(failed) == 0) {
         op->setup(op->arg);
-        if (counting) {
+        if (op->unit == BYTES) {
+            printf("@ %s: bytes %.1f\n", op->name, op->size());
+        } else if (counting) {
             count_instructions();
         } else {
             measure_time();

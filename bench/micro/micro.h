@@ -8,6 +8,7 @@
 enum unit {
     NANOSECONDS, // for one operation
     MEGABYTES,   // of a million bytes, in a second
+    BYTES,       // what `size` gives
 };
 
 // Something that is measured. Units and names are LMbench's where it has the operation.
@@ -28,6 +29,8 @@ struct op {
     double bytes;
     // How often the operation is done where instructions are counted; 0: it is left out there.
     long counted;
+    // For BYTES, in place of `run`.
+    double (*size)(void);
 };
 
 extern const struct op call_ops[], signal_ops[], ipc_ops[], process_ops[], memory_ops[], file_ops[],

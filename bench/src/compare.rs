@@ -305,6 +305,29 @@ impl Session {
             Ok(boot) => self.boot = Some(boot),
             Err(error) => note(&mut self.problems, format!("boot chart: {error:#}")),
         }
+        let connections = self.workshop.micro(&[footprint::CONNECTION])?;
+        // The memory that the others see is all of the host's, with what else uses it.
+        let has_memory = |peer: &&mut Box<dyn Peer>| !["native", "docker"].contains(&peer.name());
+        for peer in self.peers.iter_mut().filter(has_memory) {
+            let place = format!("{}, {}: {}", suite.name, peer.name(), footprint::CONNECTION);
+            tell(self.start, &place);
+            let outcome = match peer.run(&connections) {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    note(&mut self.problems, format!("{place}: {error:#}"));
+                    continue;
+                }
+            };
+            let (figures, is_complete) = records(&outcome);
+            if !is_complete || outcome.problem.is_some() {
+                let why = outcome.problem.unwrap_or_else(|| "no end".into());
+                note(&mut self.problems, format!("{place}: {why}"));
+            }
+            for figure in figures {
+                let figure = Figure { suite: None, ..figure };
+                file_figure(&mut self.suites, &[suite], peer.name(), 0, &figure);
+            }
+        }
         let with_linux = self.peers.iter().any(|peer| peer.name() == "linux-vm");
         let figures = footprint::measure(&self.workshop, &self.resources, &hello, with_linux)?;
         for (peer, figure) in figures {

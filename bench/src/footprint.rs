@@ -29,6 +29,8 @@ const LINUX_STEP_KIB: u64 = 1024;
 /// Waits for a signal that never comes.
 const IDLE: &str = "#include <stdio.h>\n#include <unistd.h>\n\
                     int main(void) { puts(\"idle\"); fflush(stdout); pause(); return 0; }\n";
+/// The operation of `bench/micro` that finds out what a connection takes.
+pub(crate) const CONNECTION: &str = "memory of an idle connection, of 10000";
 const IMAGE: &str = "image of a static hello";
 const LEAST: &str = "least memory for a static hello";
 const OWN: &str = "memory of an idle guest, its own";
