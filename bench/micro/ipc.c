@@ -153,6 +153,7 @@ static void accept_wanted(void) {
 static void note_memory_and_connect(long connections) {
     struct rlimit files;
     FAIL_IF(getrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE");
+    if (files.rlim_max < MOST_IDLE + 100) files.rlim_max = MOST_IDLE + 100;
     files.rlim_cur = files.rlim_max;
     FAIL_IF(setrlimit(RLIMIT_NOFILE, &files), "RLIMIT_NOFILE");
     free_before = free_memory();

@@ -324,6 +324,9 @@ impl Session {
                 note(&mut self.problems, format!("{place}: {why}"));
             }
             for figure in figures {
+                if let Err(why) = &figure.value {
+                    note(&mut self.problems, format!("{place}: {why}"));
+                }
                 let figure = Figure { suite: None, ..figure };
                 file_figure(&mut self.suites, &[suite], peer.name(), 0, &figure);
             }
