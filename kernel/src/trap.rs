@@ -1,6 +1,6 @@
 //! What happens on system calls, exceptions and interrupts, whatever the machine.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use hx_abi::link::Record;
 use hx_syscalls::{
@@ -14,7 +14,7 @@ use linux_raw_sys::general as linux;
 
 use crate::{
     Report, check, events,
-    machine::{self, CpuWork},
+    machine::{self, CpuWork, clock},
     sched,
 };
 
@@ -58,7 +58,22 @@ impl PageFault {
             return Err(Fault::NotMapped);
         }
         let thread = sched::current_thread().ok_or(Fault::NotMapped)?;
-        thread.mm().handle_fault(UserAddr(self.address), self.access)
+        let result = thread.mm().handle_fault(UserAddr(self.address), self.access);
+        if result == Err(Fault::OutOfMemory) {
+            warn_of_memory();
+            thread.note_out_of_memory();
+        }
+        result
+    }
+}
+
+/// Says that a process is killed for want of memory; of many that are at the same time, of one.
+fn warn_of_memory() {
+    const PAUSE_NS: u64 = 1_000_000_000;
+    static QUIET_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
+    let now_ns = clock::now_ns();
+    if QUIET_UNTIL_NS.fetch_max(now_ns + PAUSE_NS, Ordering::Relaxed) <= now_ns {
+        crate::warn(format_args!("out of memory: the program is killed; give it more with -m"));
     }
 }
 
@@ -240,7 +255,8 @@ fn signal_for(exception: &Exception, regs: &UserRegs) -> Option<FaultSignal> {
         6 => signal(SignalNumber::SIGILL, linux::ILL_ILLOPN, regs.rip),
         11 | 12 => signal(SignalNumber::SIGBUS, kernel, 0),
         14 => match PageFault::new(exception.address, exception.error).resolve() {
-            Ok(()) => None,
+            // Without memory the process is killed on the way back.
+            Ok(()) | Err(Fault::OutOfMemory) => None,
             Err(Fault::NotMapped) => {
                 signal(SignalNumber::SIGSEGV, linux::SEGV_MAPERR, exception.address)
             }
@@ -249,12 +265,6 @@ fn signal_for(exception: &Exception, regs: &UserRegs) -> Option<FaultSignal> {
             }
             Err(Fault::PastEnd) => {
                 signal(SignalNumber::SIGBUS, linux::BUS_ADRERR, exception.address)
-            }
-            Err(Fault::OutOfMemory) => {
-                crate::warn(format_args!(
-                    "out of memory: the program is killed; give it more with -m"
-                ));
-                signal(SignalNumber::SIGKILL, kernel, 0)
             }
         },
         16 | 19 => signal(SignalNumber::SIGFPE, float_exception_code(exception.vector), regs.rip),

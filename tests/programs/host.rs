@@ -222,3 +222,17 @@ pub(crate) fn scratch(task: &Task) -> Result<tempfile::TempDir, String> {
     }
     Ok(folder)
 }
+
+/// Builds a C program of `tests/programs` in a folder of this test: others build theirs at the same time.
+pub(crate) fn compiled(test: &str, source: &str, options: &[&str]) -> Result<PathBuf, String> {
+    let source = repository().join("tests/programs").join(source);
+    let folder = build_folder().join(format!("compiled-{test}"));
+    fs::create_dir_all(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
+    let program = folder.join(source.file_stem().unwrap_or_default());
+    let mut gcc = Command::new("gcc");
+    gcc.args(options).arg("-o").arg(&program).arg(&source);
+    match gcc.status() {
+        Ok(status) if status.success() => Ok(program),
+        other => Err(format!("{gcc:?}: {other:?}")),
+    }
+}

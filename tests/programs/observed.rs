@@ -1,11 +1,11 @@
 //! `hermit-run --profile` and `--boot-chart`.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf};
 
-use hx_tests::{build_folder, expected::ExpectedFailures, repository};
+use hx_tests::{build_folder, expected::ExpectedFailures};
 use libtest_mimic::Trial;
 
-use crate::host::{Task, hermix};
+use crate::host::{Task, compiled, hermix};
 
 pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     let ways: [(&str, &[&str]); 3] =
@@ -18,24 +18,10 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     trials
 }
 
-/// Builds the program, in a folder of this test: others build theirs at the same time.
-fn program(test: &str) -> Result<PathBuf, String> {
-    let folder = build_folder().join(format!("observed-{test}"));
-    fs::create_dir_all(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
-    let program = folder.join("spin");
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-o"]).arg(&program);
-    gcc.arg(repository().join("tests/programs/observed/spin.c"));
-    match gcc.status() {
-        Ok(status) if status.success() => Ok(program),
-        other => Err(format!("{gcc:?}: {other:?}")),
-    }
-}
-
 /// The folded stacks have the functions in which the time was spent, in the kernel too, below those
 /// that called them, by process.
 fn profile(name: &str, options: &[&str]) -> Result<(), String> {
-    let mut task = Task::new([program(name)?]);
+    let mut task = Task::new([compiled(name, "observed/spin.c", &["-O2"])?]);
     let [folded, svg, perf] =
         ["folded", "svg", "perf"].map(|end| build_folder().join(format!("profile-{name}.{end}")));
     task.options = options.iter().map(|&option| option.to_owned()).collect();

@@ -10,7 +10,9 @@ use hx_tests::{
 };
 use libtest_mimic::Trial;
 
-use crate::host::{Task, compare, hermix, hermix_invocation, native, native_invocation, scratch};
+use crate::host::{
+    Task, compare, compiled, hermix, hermix_invocation, native, native_invocation, scratch,
+};
 
 /// What Debian calls essential is not in an image that does not ask for it.
 const TOOLS: &[&str] = &["coreutils", "diffutils", "findutils", "grep", "mawk", "sed", "tar"];
@@ -66,7 +68,23 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
     };
     let init = [("forwards", FORWARDS), ("dies", "kill -9 $$")].into_iter().map(init);
     let terminal = expected.trial("processes::job-control".to_owned(), job_control);
-    SCRIPTS.iter().map(trial).chain(init).chain([terminal]).collect()
+    let bomb = |cpus: &'static str| {
+        expected.trial(format!("processes::fork-bomb-{cpus}"), move || fork_bomb(cpus))
+    };
+    let bombs = ["1", "2"].map(bomb);
+    SCRIPTS.iter().map(trial).chain(init).chain([terminal]).chain(bombs).collect()
+}
+
+/// It ends with errors and kills, and the machine goes on: not to be run natively.
+fn fork_bomb(cpus: &str) -> Result<(), String> {
+    let test = format!("fork-bomb-{cpus}");
+    let mut task = Task::new([compiled(&test, "processes/fork_bomb.c", &["-O2", "-static"])?]);
+    task.options = ["--memory", "64M", "--cpus", cpus].map(str::to_owned).to_vec();
+    let outcome = hermix(&task)?;
+    let is_right = outcome.status == 0
+        && outcome.stdout == b"more than 50 killed: 1; a child ends with 7\n"
+        && String::from_utf8_lossy(&outcome.stderr).lines().all(|line| line.contains("of memory"));
+    if is_right { Ok(()) } else { Err(outcome.show()) }
 }
 
 /// busybox' shell at a terminal, used by `scripts/job_control.py`.

@@ -72,6 +72,8 @@ pub struct Thread {
     /// Whether [`super::return_to_user`] may have more to do than to store a result. Set after
     /// whatever gives it something to do has been stored, cleared before it looks.
     return_work: AtomicBool,
+    /// A page that it touched, or the kernel for it, could not be had.
+    pub(super) out_of_memory: AtomicBool,
     /// There is something to do before the thread goes on: its rseq area is to be brought up to
     /// date, its id to be stored, or its mask to be restored.
     pub(super) has_notice: AtomicBool,
@@ -171,6 +173,7 @@ impl Thread {
             rseq: Mutex::new(None),
             rseq_registered: AtomicBool::new(false),
             return_work: AtomicBool::new(true),
+            out_of_memory: AtomicBool::new(false),
             has_notice: AtomicBool::new(false),
             fault: Mutex::default(),
             scheduling: Mutex::new(parts.scheduling),
@@ -276,6 +279,13 @@ impl Thread {
     /// Makes the thread pass through [`super::return_to_user`] before it goes on in the application.
     pub(crate) fn note_return_work(&self) {
         self.return_work.store(true, Ordering::SeqCst);
+    }
+
+    /// Has the running thread's process killed on the way back to the application: a page cannot be had
+    /// that it, or the kernel for it, has touched.
+    pub fn note_out_of_memory(&self) {
+        self.out_of_memory.store(true, Ordering::SeqCst);
+        self.note_return_work();
     }
 
     /// Whether the thread must pass through [`super::return_to_user`] before it goes on in the

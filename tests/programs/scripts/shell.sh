@@ -191,6 +191,121 @@ for i in 1 2 3 4 5 6 7 8; do (for j in 1 2 3 4; do echo "$i.$j"; done) & done | 
 echo "depth $(sh -c 'echo $(sh -c "echo \$(sh -c \"echo \\\$((1+2))\")")')"
 sum=0; for n in $(seq 40); do sum=$((sum + $(echo "$n"))); done; echo "sum $sum"
 
+section "small programs"
+primes=""
+candidate=2
+while [ $candidate -le 60 ]; do
+    is_prime=1
+    for prime in $primes; do
+        [ $((candidate % prime)) -eq 0 ] && { is_prime=0; break; }
+    done
+    [ $is_prime = 1 ] && primes="$primes $candidate"
+    candidate=$((candidate + 1))
+done
+echo "primes:$primes"
+gcd() { a=$1 b=$2; while [ "$b" -ne 0 ]; do t=$((a % b)); a=$b; b=$t; done; echo "$a"; }
+echo "gcd $(gcd 1071 462) $(gcd 17 5)"
+hanoi() {
+    [ "$1" -eq 0 ] && return
+    hanoi $(($1 - 1)) "$2" "$4" "$3"
+    moves=$((moves + 1)); [ $moves -le 3 ] && echo "$2 -> $3"
+    set -- "$1" "$4" "$3" "$2"
+    hanoi $(($1 - 1)) "$2" "$3" "$4"
+}
+moves=0; hanoi 6 left right middle; echo "$moves moves"
+reverse() {
+    rest=$1 reversed=
+    while [ -n "$rest" ]; do
+        reversed=${rest%"${rest#?}"}$reversed
+        rest=${rest#?}
+    done
+    echo "$reversed"
+}
+reverse "a man a plan"
+calculate() { # reverse Polish notation
+    stack=""
+    for token in "$@"; do
+        case $token in
+            [0-9]*) stack="$token $stack" ;;
+            *)
+                set -- $stack; y=$1 x=$2; shift 2; stack="$*"
+                case $token in
+                    +) stack="$((x + y)) $stack" ;;
+                    -) stack="$((x - y)) $stack" ;;
+                    x) stack="$((x * y)) $stack" ;;
+                esac ;;
+        esac
+    done
+    echo "$stack"
+}
+calculate 5 1 2 + 4 x + 3 -
+number=2026 roman=""
+for pair in 1000:M 900:CM 500:D 400:CD 100:C 90:XC 50:L 40:XL 10:X 9:IX 5:V 4:IV 1:I; do
+    while [ $number -ge ${pair%:*} ]; do roman=$roman${pair#*:}; number=$((number - ${pair%:*})); done
+done
+echo "$roman"
+
+section "workers"
+# Three workers, each with a pipe of its own, and one who adds up what they have done.
+work_off() { while read -r task; do echo "$task $((task * task))"; done < "tasks.$1" > "done.$1"; }
+for worker in 1 2 3; do mkfifo "tasks.$worker"; work_off $worker & done
+exec 3> tasks.1 4> tasks.2 5> tasks.3
+for task in $(seq 30); do
+    case $((task % 3)) in 0) echo "$task" >&3 ;; 1) echo "$task" >&4 ;; 2) echo "$task" >&5 ;; esac
+done
+exec 3>&- 4>&- 5>&-
+wait
+cat done.1 done.2 done.3 | sort -n | awk '{ n++; s += $2 } END { print n " tasks, sum " s }'
+# A lock that mkdir takes: no increment is lost.
+echo 0 > counter
+increment() {
+    i=0
+    while [ $i -lt 5 ]; do
+        until mkdir lock 2>/dev/null; do sleep 0.001; done
+        read -r value < counter; echo $((value + 1)) > counter
+        rmdir lock
+        i=$((i + 1))
+    done
+}
+for worker in 1 2 3 4; do increment & done; wait
+echo "counter $(cat counter)"
+# A server that answers over two pipes until it is told to stop.
+mkfifo tasks results
+(while read -r request; do
+    case $request in stop) exit 21 ;; *) echo "<$request>" ;; esac
+done < tasks > results) &
+server=$!
+exec 6> tasks 7< results
+for request in one "two words" three; do echo "$request" >&6; read -r answer <&7; echo "$answer"; done
+echo stop >&6; wait $server; echo "server ended with $?"
+exec 6>&- 7<&-
+statuses=""
+for status in 3 1 2; do (exit $status) & statuses="$statuses $!:$status"; done
+for entry in $statuses; do wait "${entry%:*}"; [ $? = "${entry#*:}" ] || fail "$entry"; done
+echo "each status once"
+sh -c 'trap "echo parent told; exit 0" USR1; (kill -USR1 $$); while :; do sleep 0.01; done'
+sh -c 'trap "echo cleaned up" EXIT; trap "exit 9" INT; kill -INT $$; echo not reached'; echo "status $?"
+(trap 'rm -f held; echo "held is gone"' EXIT; : > held; [ -e held ] && echo "held is there"); ls held 2>/dev/null
+
+section "reports"
+cat > sales <<END
+north 2024 120
+south 2024 80
+north 2025 150
+east 2025 60
+south 2025 95
+END
+awk '{ total[$1] += $3 } END { for (region in total) print region, total[region] }' sales | sort
+sort -k1,1 sales > sorted; printf 'east E\nnorth N\nsouth S\n' | join - sorted | cut -d' ' -f2,4 | head -n 3
+while read -r region year amount; do
+    [ "$year" = 2025 ] || continue
+    printf '%-8s|%5d|%s\n' "$region" "$amount" "$(printf '%*s' $((amount / 10)) '' | tr ' ' '#')"
+done < sales
+sed -e '/2024/d' -e 's/\([a-z]*\) \([0-9]*\) \(.*\)/\3 by \1/' sales | nl -w 2 -s '. '
+paste -d' ' - - - < fruits | tail -n 1; od -An -tx1 fruits | head -n 1 | tr -d ' '
+find . -name 'done.?' -exec sh -c 'for file; do echo "${file#./}"; done' sh {} + | sort
+tr -cs 'a-z' '\n' < sales | sort -u | tr '\n' ' ' | sed 's/^ //'; echo
+
 section "limits and exec"
 (ulimit -n 64; ulimit -n); (ulimit -c 0; ulimit -c)
 (exec sh -c 'echo replaced "$0" "$1"' zero one); echo "status $?"

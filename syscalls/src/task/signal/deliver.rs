@@ -106,6 +106,10 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
         restore_mask(thread);
     }
     loop {
+        if thread.out_of_memory.swap(false, Ordering::SeqCst) {
+            let signal = SignalNumber::SIGKILL.number() as u8;
+            thread.process.begin_exit(Exit::Signal { signal, core: false });
+        }
         if thread.must_exit.load(Ordering::SeqCst) {
             if let Some(hand_in) = PART_DUMPED_THREAD.get() {
                 hand_in(ctx);
@@ -128,7 +132,9 @@ pub fn return_to_user(ctx: &mut Ctx<'_>, result: Option<SysResult>) -> Next {
     }
     restore_mask(thread);
     if !crate::task::rseq::before_return(ctx) {
-        ctx.thread.force(SigInfo::kernel(SignalNumber::SIGSEGV));
+        if !thread.out_of_memory.load(Ordering::SeqCst) {
+            thread.force(SigInfo::kernel(SignalNumber::SIGSEGV));
+        }
         return return_to_user(ctx, None);
     }
     Next::Resume
