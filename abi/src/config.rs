@@ -18,7 +18,7 @@ pub const CONFIG_PATH: &str = ".hermix/run";
 pub const PLAN_DIR: &str = ".hermix/plans";
 
 /// Raised whenever the encoding of [`RunConfig`] changes, so that a stale kernel says so.
-pub const CONFIG_VERSION: u32 = 10;
+pub const CONFIG_VERSION: u32 = 11;
 
 /// What one of the program's standard streams is connected to on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub struct Network {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Routers that lead to everything that is in none of these networks, at most one of each family.
     pub gateways: Vec<IpAddr>,
+    /// Addresses that the host's loopback interface has here: nobody else has them.
+    pub host_loopback: Vec<IpAddr>,
 }
 
 /// Whether the guest tells the moments of its start.

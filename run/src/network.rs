@@ -276,11 +276,14 @@ impl Request {
         let mut network = config::Network {
             addresses: vec![(address.into(), prefix_len)],
             gateways: self.gateway().map(IpAddr::from).into_iter().collect(),
+            host_loopback: Vec::new(),
         };
         if self.backend == Backend::User {
             let (address, prefix_len) = USER_ADDRESS_6;
             network.addresses.push((address.into(), prefix_len));
             network.gateways.push(USER_GATEWAY_6.into());
+            // QEMU shows it as the gateway, and others as they are.
+            network.host_loopback.clone_from(&network.gateways);
         }
         Some(network)
     }

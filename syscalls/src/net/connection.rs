@@ -156,6 +156,8 @@ pub struct Connection {
     pub remote: Endpoint,
     /// Where its packets go.
     pub link: LinkId,
+    /// The other end has begun it.
+    pub is_incoming: bool,
     /// Woken when something changes for the application.
     pub events: Arc<WaitQueue>,
     /// Keeps the port.

@@ -223,6 +223,22 @@ impl Stack {
         &self.configuration
     }
 
+    /// A connection's other end, as its application sees it: what comes from the host's own loopback interface
+    /// comes from the loopback interface, as it would if the program ran on the host.
+    #[must_use]
+    pub fn peer(&self, connection: &Connection) -> Endpoint {
+        let Endpoint { addr, port } = connection.remote;
+        let is_host = connection.is_incoming
+            && connection.link == LinkId::Card
+            && self.configuration.host_loopback.contains(&addr);
+        let addr = match addr {
+            _ if !is_host => addr,
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        Endpoint { addr, port }
+    }
+
     /// Whether there is a card.
     #[must_use]
     pub fn has_card(&self) -> bool {
@@ -362,8 +378,15 @@ impl Stack {
                 (smoltcp::wire::IpAddress::from(local.addr), local.port),
             )
             .map_err(|_| Errno::EADDRNOTAVAIL)?;
-        let connection =
-            Arc::new(Connection { local, remote, link, events, binding, core: Mutex::new(core) });
+        let connection = Arc::new(Connection {
+            local,
+            remote,
+            link,
+            is_incoming: false,
+            events,
+            binding,
+            core: Mutex::new(core),
+        });
         inner.tables.flows.insert(flow, connection.clone());
         inner.push(&connection, platform().monotonic_ns());
         self.finish(&mut inner);
@@ -881,6 +904,7 @@ impl Tables {
             local,
             remote,
             link,
+            is_incoming: true,
             events: WaitQueue::new(),
             binding: listener.binding.clone(),
             core: Mutex::new(core),

@@ -745,7 +745,7 @@ impl Socket for TcpSocket {
         let events = connection.events.clone();
         let socket = Self::make(self.stack.clone(), self.domain, &owner, events, inner);
         connection.core.lock().inode = socket.inode.ino;
-        Ok((socket, connection.remote.name(self.domain)))
+        Ok((socket, self.stack.peer(&connection).name(self.domain)))
     }
 
     fn shutdown(&self, how: u32) -> Result<(), Errno> {
@@ -797,7 +797,7 @@ impl Socket for TcpSocket {
         let state = connection.core.lock().state();
         match state {
             State::Closed | State::SynSent | State::TimeWait => Err(Errno::ENOTCONN),
-            _ => Ok(connection.remote.name(self.domain)),
+            _ => Ok(self.stack.peer(&connection).name(self.domain)),
         }
     }
 

@@ -134,6 +134,8 @@ impl Pair {
             let card = Box::new(Card { wire: wire.clone(), end });
             let network = Network {
                 addresses: vec![(IpAddr::from(ADDRESSES[end]), 24)],
+                // To the second one, the first is its host's loopback interface.
+                host_loopback: ADDRESSES[..end].iter().copied().map(IpAddr::from).collect(),
                 ..Network::default()
             };
             Stack::new(&processes[end].thread.process.system, Some((card, network)))
@@ -257,6 +259,22 @@ fn streams_arrive_whole_whatever_the_wire_does() {
         let bytes: Vec<u8> = (0..60_000u32).map(|i| ((i * 31) >> 4) as u8).collect();
         assert_eq!(transfer(&pair, &from, &to, &bytes), bytes, "seed {seed}");
     }
+}
+
+#[test]
+fn the_hosts_loopback_is_the_loopback() {
+    let pair = Pair::new(1, Faults::default());
+    let listeners = [0, 1].map(|end| pair.listen(end, 80, 4));
+    let seen = [(0, 1), (1, 0)].map(|(from, to)| {
+        let client = pair.connect(from, 80);
+        pair.run(15);
+        let server = accept(&listeners[to]).expect("a connection");
+        assert_eq!(server.remote, client.local);
+        assert_eq!(pair.stacks[from].peer(&client), client.remote);
+        pair.stacks[to].peer(&server)
+    });
+    assert_eq!(seen[0].addr, IpAddr::from(Ipv4Addr::LOCALHOST));
+    assert_eq!(seen[1].addr, IpAddr::from(ADDRESSES[1]));
 }
 
 #[test]
