@@ -248,24 +248,7 @@ impl Session {
             for peer in &mut self.peers {
                 let place = format!("{name}, {}, run {} of {runs}", peer.name(), run + 1);
                 tell(self.start, &place);
-                let outcome = match peer.run(task) {
-                    Ok(outcome) => outcome,
-                    Err(error) => {
-                        note(&mut self.problems, format!("{place}: {error:#}"));
-                        continue;
-                    }
-                };
-                let (figures, is_complete) = read(&outcome);
-                if let Some(problem) = &outcome.problem {
-                    note(&mut self.problems, format!("{place}: {problem}"));
-                } else if !is_complete {
-                    let problem = format!("{place}: it ended before all was measured");
-                    note(&mut self.problems, problem);
-                }
-                for figure in figures {
-                    if let Err(why) = &figure.value {
-                        note(&mut self.problems, format!("{place}: {}: {why}", figure.name));
-                    }
+                for figure in figures_of(peer.as_mut(), task, read, &place, &mut self.problems) {
                     file_figure(&mut self.suites, group, peer.name(), run, &figure);
                 }
             }
@@ -311,22 +294,8 @@ impl Session {
         for peer in self.peers.iter_mut().filter(has_memory) {
             let place = format!("{}, {}: {}", suite.name, peer.name(), footprint::CONNECTION);
             tell(self.start, &place);
-            let outcome = match peer.run(&connections) {
-                Ok(outcome) => outcome,
-                Err(error) => {
-                    note(&mut self.problems, format!("{place}: {error:#}"));
-                    continue;
-                }
-            };
-            let (figures, is_complete) = records(&outcome);
-            if !is_complete || outcome.problem.is_some() {
-                let why = outcome.problem.unwrap_or_else(|| "no end".into());
-                note(&mut self.problems, format!("{place}: {why}"));
-            }
-            for figure in figures {
-                if let Err(why) = &figure.value {
-                    note(&mut self.problems, format!("{place}: {why}"));
-                }
+            let problems = &mut self.problems;
+            for figure in figures_of(peer.as_mut(), &connections, records, &place, problems) {
                 let figure = Figure { suite: None, ..figure };
                 file_figure(&mut self.suites, &[suite], peer.name(), 0, &figure);
             }
@@ -345,6 +314,35 @@ impl Session {
 
 fn records(outcome: &crate::peers::Outcome) -> (Vec<Figure>, bool) {
     crate::record::parse(&outcome.text)
+}
+
+/// What one run of a task by a peer gives; what goes wrong is noted.
+fn figures_of(
+    peer: &mut dyn Peer,
+    task: &Task,
+    read: suites::Read,
+    place: &str,
+    problems: &mut Vec<String>,
+) -> Vec<Figure> {
+    let outcome = match peer.run(task) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            note(problems, format!("{place}: {error:#}"));
+            return Vec::new();
+        }
+    };
+    let (figures, is_complete) = read(&outcome);
+    if let Some(problem) = &outcome.problem {
+        note(problems, format!("{place}: {problem}"));
+    } else if !is_complete {
+        note(problems, format!("{place}: it ended before all was measured"));
+    }
+    for figure in &figures {
+        if let Err(why) = &figure.value {
+            note(problems, format!("{place}: {}: {why}", figure.name));
+        }
+    }
+    figures
 }
 
 /// Puts a figure into the report of the suite that it belongs to.

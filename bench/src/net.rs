@@ -104,7 +104,8 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
         |list: &[String], name: &str| list.is_empty() || list.iter().any(|only| only == name);
     let mut sides = Side::ALL.to_vec();
     sides.retain(|side| wanted(&options.sides, side.name()));
-    let docker = if sides.contains(&Side::Docker) {
+    let has_servers = ["redis", "nginx", "iperf3"].iter().any(|name| wanted(&options.only, name));
+    let docker = if has_servers && sides.contains(&Side::Docker) {
         Docker::new(&Resources::plain(&options.accel))
             .inspect_err(|error| eprintln!("hx-bench: docker: not run: {error:#}"))
             .ok()
@@ -118,8 +119,7 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
         options,
         folder: folder.path(),
     };
-    let wanted =
-        |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let wanted = |name: &str| wanted(&options.only, name);
     let mut report =
         Report { accel: options.accel.clone(), lines: Vec::new(), profile: Vec::new() };
     if wanted("redis") {

@@ -230,8 +230,9 @@ impl Request {
 }
 
 /// Makes the processors of `users`, but for this one, forget the translations of `pages` (all for
-/// `None`) of the table at `root`, which `change` has made stale. They may still idle with some of them: then they flush before they
-/// go on. A processor that has gone over to another table is taken out of `users`.
+/// `None`) of the table at `root`, which `change` has made stale. They may still idle with some of them:
+/// then they flush before they go on. A processor that has gone over to another table is taken out of
+/// `users`.
 pub(super) fn flush_others(
     users: &AtomicU64,
     root: u64,
