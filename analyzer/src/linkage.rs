@@ -80,6 +80,8 @@ pub(crate) struct Linkage {
     pub(crate) extents: Vec<(u64, u64)>,
     /// Where [`PLAIN_DEVICE`] lies that nobody can change.
     pub(crate) plain_devices: Vec<u64>,
+    /// What nobody can change.
+    pub(crate) constant: Vec<(u64, u64)>,
     /// Where threads' variables get their first values from.
     pub(crate) threads: Option<(u64, u64)>,
 }
@@ -149,6 +151,10 @@ impl Linkage {
             }
         }
         linkage.plain_devices = plain_devices(elf, bytes);
+        let constant = constant(elf);
+        linkage.constant = constant
+            .map(|header| (header.p_vaddr, header.p_vaddr.saturating_add(header.p_filesz)))
+            .collect();
         let threads =
             elf.program_headers.iter().find(|h| h.p_type == goblin::elf::program_header::PT_TLS);
         linkage.threads = threads.map(|h| (h.p_vaddr, h.p_vaddr.saturating_add(h.p_filesz)));
@@ -294,12 +300,15 @@ impl Linkage {
     }
 }
 
-fn plain_devices(elf: &Elf<'_>, bytes: &[u8]) -> Vec<u64> {
+/// The segments that nobody can write to.
+fn constant<'e>(elf: &'e Elf<'_>) -> impl Iterator<Item = &'e goblin::elf::ProgramHeader> {
     use goblin::elf::program_header::{PF_W, PT_LOAD};
-    let constant =
-        elf.program_headers.iter().filter(|h| h.p_type == PT_LOAD && h.p_flags & PF_W == 0);
+    elf.program_headers.iter().filter(|h| h.p_type == PT_LOAD && h.p_flags & PF_W == 0)
+}
+
+fn plain_devices(elf: &Elf<'_>, bytes: &[u8]) -> Vec<u64> {
     let mut found = Vec::new();
-    for header in constant {
+    for header in constant(elf) {
         let (Ok(start), Ok(len)) =
             (usize::try_from(header.p_offset), usize::try_from(header.p_filesz))
         else {

@@ -8,6 +8,8 @@
 //! Symbols are bound as the dynamic linker binds them: the first file in load order that defines
 //! the name in the version asked for.
 
+mod names;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     ffi::{OsStr, OsString},
@@ -23,6 +25,8 @@ use hx_libraries::{
     tree::{Kind, Tree, lookup},
 };
 use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
+
+use names::{Lookups, Names};
 
 use crate::{
     cache::Cache,
@@ -139,8 +143,9 @@ struct Linking<'t> {
     todo: VecDeque<At>,
     /// Names of libraries already looked for.
     asked: HashSet<(usize, String)>,
-    /// Names of symbols that are looked up while the program runs.
-    looked_up: HashSet<(usize, String)>,
+    /// Symbols that are looked up while the program runs.
+    names: Names,
+    lookups: Lookups,
     /// Worlds in which names that are not known are looked up.
     looks_up_any: HashSet<usize>,
     nss: HashSet<usize>,
@@ -149,9 +154,8 @@ struct Linking<'t> {
     import_links: Vec<(At, Link)>,
     has_opened: bool,
     has_executables: bool,
-    /// Where libraries are loaded, and symbols looked up, whose names are not known.
+    /// Where libraries are loaded whose names are not known.
     computed_loads: BTreeSet<(At, u64)>,
-    computed_names: BTreeSet<(At, u64)>,
     /// Worlds that have [`Request::libraries`].
     has_libraries: HashSet<usize>,
     /// Why the program may make any call, though all numbers are known.
@@ -174,7 +178,8 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         programs: Vec::new(),
         todo: VecDeque::new(),
         asked: HashSet::new(),
-        looked_up: HashSet::new(),
+        names: Names::default(),
+        lookups: Lookups::default(),
         looks_up_any: HashSet::new(),
         nss: HashSet::new(),
         summaries: HashMap::new(),
@@ -182,7 +187,6 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         has_opened: false,
         has_executables: false,
         computed_loads: BTreeSet::new(),
-        computed_names: BTreeSet::new(),
         has_libraries: HashSet::new(),
         limits: Vec::new(),
     };
@@ -286,7 +290,9 @@ impl Linking<'_> {
     /// Adds what may be executed and loaded as soon as something does so; whether anything was.
     fn grow(&mut self) -> bool {
         let request = self.request;
-        let mut has_grown = false;
+        let lookups = std::mem::take(&mut self.lookups);
+        let mut has_grown = self.grow_names(&lookups);
+        self.lookups = lookups;
         if !self.has_executables && self.analysis.executes_others() {
             self.has_executables = true;
             for path in &request.executables {
@@ -295,7 +301,8 @@ impl Linking<'_> {
             }
         }
         let world_of = |at: &(At, u64)| self.analysis.files[at.0.0 as usize].world;
-        let looks_up: BTreeSet<usize> = self.computed_names.iter().map(world_of).collect();
+        let mut looks_up: BTreeSet<usize> = self.lookups.computed.iter().map(world_of).collect();
+        looks_up.extend(&self.lookups.anywhere);
         for world in looks_up {
             has_grown |= self.looks_up_any.insert(world);
         }
@@ -359,6 +366,7 @@ impl Linking<'_> {
         // What was bound before may be bound otherwise now.
         self.bound.clear();
         self.has_opened |= scope == Scope::Opened;
+        self.note_own_lookups(index);
         for node in initialisers {
             self.touch((index, node), None, "is run when the file is loaded");
         }
@@ -510,7 +518,7 @@ impl Linking<'_> {
             if text.contains(".so") {
                 self.note_library(&text, world, at);
             } else {
-                self.looked_up.insert((world, text));
+                self.names.strings.entry(file).or_default().insert(text);
             }
         }
     }
@@ -609,7 +617,7 @@ impl Linking<'_> {
 
     /// Symbols whose names are strings that reached code knows, in files that look symbols up.
     fn look_up(&mut self) {
-        for (world, name) in self.looked_up.clone() {
+        for (world, name) in self.names.all(|file| self.analysis.files[file as usize].world) {
             let found = self.symbols.get(&name).cloned().unwrap_or_default();
             for (file, definition) in found {
                 let other = &self.analysis.files[file as usize];
@@ -679,8 +687,8 @@ impl Linking<'_> {
             }
         }
         let loads = solver.computed(&LOADERS);
-        let names = solver.computed(&[("dlsym", 6), ("dlvsym", 6)]);
-        (self.computed_loads, self.computed_names) = (loads, names);
+        let lookups = solver.lookups();
+        (self.computed_loads, self.lookups) = (loads, lookups);
         unresolved.extend(self.limits.iter().cloned());
         self.analysis.calls = calls;
         self.analysis.unresolved = unresolved.into_iter().collect();
@@ -772,7 +780,11 @@ impl Solver<'_, '_> {
     fn values(&mut self, file: u32, sources: &[Source], by: (At, u64)) -> Vec<Found> {
         let mut start = Direct::default();
         start.add(file, sources, by);
-        let Direct { mut found, next: mut todo } = start;
+        self.follow(start.next, start.found)
+    }
+
+    /// All that these questions and what they lead to bring, besides what is found already.
+    fn follow(&mut self, mut todo: Vec<Query>, mut found: Vec<Found>) -> Vec<Found> {
         let mut asked = HashSet::new();
         while let Some(query) = todo.pop() {
             if !asked.insert(query) {

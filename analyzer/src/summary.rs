@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 9;
+pub(crate) const VERSION: u32 = 10;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,6 +77,8 @@ pub(crate) struct Summary {
     pub(crate) entry: Option<u32>,
     /// Whether symbols and relocations could not be read.
     pub(crate) is_damaged: bool,
+    /// Whether this is a dynamic linker.
+    pub(crate) is_interpreter: bool,
     /// Nodes that run because the file is loaded.
     pub(crate) initialisers: Vec<u32>,
     /// The same, as imports.
@@ -92,11 +94,18 @@ pub(crate) struct Summary {
     /// Addresses of the constant string [`PLAIN_DEVICE`](crate::linkage::PLAIN_DEVICE).
     pub(crate) plain_devices: Vec<u64>,
     pub(crate) strings: Vec<String>,
+    /// Strings that nobody can change and whose addresses are passed to something in [`Summary::uses`].
+    pub(crate) constants: BTreeMap<u64, String>,
     /// Names of functions, by address.
     pub(crate) names: Vec<(u64, String)>,
 }
 
 impl Summary {
+    /// The constant string at this address, if it is the argument of some function.
+    pub(crate) fn constant(&self, address: u64) -> Option<&str> {
+        self.constants.get(&address).map(String::as_str)
+    }
+
     /// The name of the function that `address` is in, with the distance from its start.
     pub(crate) fn name_of(&self, address: u64) -> String {
         let index = self.names.partition_point(|(start, _)| *start <= address);
@@ -215,6 +224,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         self.syscalls.sort_unstable();
         self.syscalls.dedup_by_key(|(address, _)| *address);
         let (sites, uses, tables) = numbers::find(&self);
+        let constants = self.constants(&uses);
+        let is_interpreter = self.is_interpreter();
         let code_nodes = self.starts.len() as u32;
         let mut initialisers: Vec<u32> =
             self.linkage.initialisers.iter().filter_map(|&at| self.node_of(at)).collect();
@@ -258,6 +269,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             entry: self.node_of(self.linkage.entry),
             initialisers,
             is_damaged: self.linkage.is_damaged,
+            is_interpreter,
+            constants,
             initialiser_imports: self.linkage.initialiser_imports.clone(),
             resolvers: self.linkage.resolvers.iter().filter_map(|&at| self.node_of(at)).collect(),
             definitions,
@@ -523,6 +536,27 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             let index = *self.strings.entry(text.to_owned()).or_insert(next);
             self.nodes[from as usize].strings.push(index);
         }
+    }
+
+    /// The constant strings whose addresses are passed in these calls.
+    fn constants(&self, uses: &[Use]) -> BTreeMap<u64, String> {
+        if !self.takes_symbols {
+            return BTreeMap::new();
+        }
+        let passed = uses.iter().flat_map(|call| &call.value).filter_map(|source| match source {
+            numbers::Source::Const(address) => Some(*address),
+            _ => None,
+        });
+        let is_constant = |address: &u64| {
+            self.linkage.constant.iter().any(|(start, end)| (*start..*end).contains(address))
+        };
+        let text = |address: u64| {
+            let bytes = self.code.read(address)?;
+            let bytes = &bytes[..bytes.len().min(MAX_STRING)];
+            let len = bytes.iter().position(|byte| *byte == 0)?;
+            Some((address, String::from_utf8(bytes[..len].to_vec()).ok()?))
+        };
+        passed.filter(is_constant).filter_map(text).collect()
     }
 
     /// Whether this is a dynamic linker: it finds symbols of others by itself.

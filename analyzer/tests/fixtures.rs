@@ -658,3 +658,72 @@ fn an_import_that_a_later_library_defines() {
     let analysis = analysed(&fixture.dir.path().join("main"), Some(fixture.dir.path()));
     assert!(analysis.names().contains("munlockall"), "{:?}", analysis.names());
 }
+
+/// Strings that are not looked up are no names; where names are computed, or `dlsym` gets around, all of
+/// the file's strings may be, and those of files that call it.
+#[test]
+fn names_that_are_looked_up() {
+    let fixture = Fixture::new();
+    // 149 to 153 in asm/unistd_64.h.
+    fixture.compile(
+        "libplug.so",
+        "long hx_plug(void) { return CALL(151); } long hx_word(void) { return CALL(152); }",
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libplug.so"],
+    );
+    let finder = "void *dlsym(void *, const char *);
+                  void *find(void **library, const char **names, long n) { return dlsym(*library, names[n]); }
+                  void *find_fixed(void) { return dlsym(0, \"hx_plug\"); }";
+    fixture.compile("libfinder.so", finder, &["-shared", "-fPIC", "-nostdlib"]);
+    let calls = |main: &str| {
+        let source = format!(
+            "#include <dlfcn.h>
+             void start(void) {{}}
+             char changing[] = \"hx_word\";
+             const char *volatile word = \"hx_word\";
+             static const char *const names[] = {{ \"hx_plug\", \"hx_word\" }};
+             void *find(void **, const char *const *, long); void *find_fixed(void);
+             typedef long (*function)(void);
+             KEEP void *lookup(void *library, const char *name) {{ argument++; return dlsym(library, name); }}
+             int main(int count, char **words) {{
+                 word++;
+                 void *library = dlopen(\"libplug.so\", RTLD_NOW | RTLD_GLOBAL);
+                 return {main};
+             }}"
+        );
+        let flags = ["-pie", "-L.", "-l:libfinder.so", "-l:libplug.so", "-Wl,-z,now"];
+        let source = format!(
+            "{}\n{source}",
+            PRELUDE.replace(".globl _start", ".globl _other").replace("_start:", "_other:")
+        );
+        let file = fixture.dir.path().join("main.c");
+        fs::write(&file, source).unwrap();
+        let status = Command::new("gcc")
+            .args(["-O2", "-w", "-fPIE", "-o", "main", "main.c"])
+            .args(flags)
+            .current_dir(fixture.dir.path())
+            .status();
+        assert!(status.unwrap().success(), "{main}");
+        let request = Request {
+            program: fixture.dir.path().join("main"),
+            library_path: Some(fixture.dir.path().into()),
+            ..Request::default()
+        };
+        let analysis = analyse(&HostTree::new("/"), &Cache::open(), &request).unwrap();
+        ["munlock", "mlockall", "munlockall"].map(|call| analysis.names().contains(call))
+    };
+    let plug = "((function)dlsym(library, \"hx_plug\"))()";
+    assert_eq!(calls(plug), [false, true, false]);
+    assert_eq!(calls("((function)lookup(library, \"hx_plug\"))()"), [false, true, false]);
+    assert_eq!(calls("((function)find_fixed())()"), [false, true, false]);
+    for computed in [
+        "((function)dlsym(library, names[count]))()",
+        "((function)dlsym(library, words[1]))() + (long)names[count]",
+        "((function)dlsym(library, changing))()",
+        "((function)lookup(library, count ? \"hx_word\" : words[1]))()",
+        "((function)find(&library, names, count))()",
+        "((function)((void *(*)(void *, const char *))words[count])(library, \"hx_word\"))() + (argument = (long)dlsym)",
+        "((function)((void *(*)(void *, const char *))words[count])(library, \"hx_word\"))() + (argument = (long)lookup)",
+    ] {
+        assert!(calls(computed)[2], "{computed}");
+    }
+}
