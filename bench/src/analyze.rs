@@ -1,6 +1,7 @@
 //! hx-analyze beside what programs do, and the kernels that come of it.
 
 mod kernels;
+mod loupe;
 mod workloads;
 
 use std::{
@@ -34,6 +35,9 @@ pub(crate) struct Options {
     /// Leave out the programs: only the kernels.
     #[arg(long, conflicts_with = "no_kernels")]
     no_programs: bool,
+    /// Compare with a copy of the data set github.com/unikraft/loupedb too.
+    #[arg(long, value_name = "DIR")]
+    loupe: Option<PathBuf>,
 }
 
 /// The longest time that a workload takes under strace.
@@ -60,13 +64,14 @@ struct Row {
 pub(crate) struct Report {
     programs: Vec<Row>,
     applications: Vec<Row>,
+    loupe: Vec<loupe::Row>,
     kernels: Vec<kernels::Row>,
 }
 
 /// Runs the workloads and compares.
 ///
 /// # Errors
-/// Where strace is missing, or a call was missed.
+/// Where strace is missing, or the data set.
 pub(crate) fn measure(options: &Options) -> Result<Report> {
     let is_wanted = |program: &str| {
         Path::new(program).exists()
@@ -86,8 +91,9 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
             applications.push(survey(program, Path::new(program), script)?);
         }
     }
+    let loupe = options.loupe.as_deref().map_or(Ok(Vec::new()), loupe::measure)?;
     let kernels = if options.no_kernels { Vec::new() } else { kernels::measure()? };
-    Ok(Report { programs, applications, kernels })
+    Ok(Report { programs, applications, loupe, kernels })
 }
 
 fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
@@ -184,6 +190,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         table(f, &self.programs, "command")?;
         table(f, &self.applications, "application")?;
+        loupe::table(f, &self.loupe)?;
         kernels::table(f, &self.kernels)
     }
 }
