@@ -170,7 +170,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", env = "HERMIX_BOOT_CHART", help_heading = "Observing")]
     pub(crate) boot_chart: Option<PathBuf>,
 
-    /// Print counters at the end
+    /// Print counters at the end; with KVM also how often the virtual CPUs left the guest
     #[arg(long, env = "HERMIX_STATS", value_parser = FalseyValueParser::new())]
     #[arg(action = ArgAction::SetTrue, help_heading = "Observing")]
     pub(crate) stats: bool,

@@ -34,6 +34,7 @@ use rustix::{
 
 use crate::{
     error::{Error, Result, say},
+    exits::{self, ExitCounter},
     network::{self, Network},
 };
 
@@ -111,6 +112,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) network: &'a Network,
     /// What there is to observe the guest by.
     pub(crate) watching: Watching,
+    /// Whether to count how often the virtual CPUs leave the guest ([`crate::exits`]).
+    pub(crate) counts_exits: bool,
 }
 
 /// What a machine has to observe the guest by.
@@ -204,7 +207,10 @@ impl Plan<'_> {
         }
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
         add(&["-bios", "qboot.rom", "-nodefaults", "-no-user-config", "-display", "none"]);
-        add(&["-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        add(&["-no-reboot"]);
+        if !self.counts_exits {
+            add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        }
         add(&["-global", "virtio-mmio.force-legacy=false"]);
         add(&["-chardev", "socket,id=link,fd=0", "-device", "virtio-serial-device,max_ports=2"]);
         // A virtconsole would lose what the socket cannot take at once; this waits.
@@ -242,7 +248,17 @@ impl Plan<'_> {
         rustix::io::fcntl_setfd(&archive, rustix::io::FdFlags::empty())
             .map_err(|error| failed(error.into()))?;
         let boot_path = PathBuf::from(format!("/proc/self/fd/{}", archive.as_raw_fd()));
-        let arguments = self.arguments(&boot_path, boot.len() as u64)?;
+        let mut arguments = self.arguments(&boot_path, boot.len() as u64)?;
+        let mut control = None;
+        if self.counts_exits {
+            let (near, far) = UnixStream::pair().map_err(failed)?;
+            // As with the archive.
+            rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty())
+                .map_err(|error| failed(error.into()))?;
+            arguments.extend(exits::arguments(far.as_raw_fd()).map(OsString::from));
+            // `far` is closed here once QEMU has it.
+            control = Some((ExitCounter::start(near).map_err(failed)?, far));
+        }
         let (link, far_link) = UnixStream::pair().map_err(failed)?;
         let (log, far_log) = match self.log {
             LogPort::Absent => (None, Stdio::null()),
@@ -255,7 +271,8 @@ impl Plan<'_> {
         let child =
             spawn(self.qemu, &arguments, OwnedFd::from(far_link).into(), far_log, &complaints);
         let child = child.map_err(failed)?;
-        Ok(Machine { child, complaints, link: Some(link), log })
+        let exits = control.map(|(counter, _)| counter);
+        Ok(Machine { child, complaints, link: Some(link), log, exits })
     }
 }
 
@@ -380,6 +397,8 @@ pub(crate) struct Machine {
     pub(crate) link: Option<UnixStream>,
     /// Kernel messages, where there is a port for them; to be taken once.
     pub(crate) log: Option<UnixStream>,
+    /// What counts exits, where that is wanted; to be taken once.
+    pub(crate) exits: Option<ExitCounter>,
 }
 
 impl Machine {
@@ -518,6 +537,7 @@ mod tests {
             memory: 16 << 20,
             cpus: 1,
             pcid: false,
+            counts_exits: false,
             engine: Engine::Tcg,
             tsc_khz: Some(2_000_000),
             log: LogPort::Absent,

@@ -18,6 +18,7 @@ mod commands;
 mod console;
 mod core_file;
 mod error;
+mod exits;
 mod guest;
 mod image;
 mod locales;

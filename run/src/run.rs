@@ -27,6 +27,7 @@ use crate::{
     console::{Console, Outcome, Outputs, Sink, Unbuffered},
     core_file::CoreFiles,
     error::{Error, Result, STATUS_FAILED, say},
+    exits::ExitCounter,
     guest,
     machine::{self, Engine, LogPort, Machine, Placement, Plan, Watching},
     network::Published,
@@ -124,6 +125,7 @@ pub(crate) fn run(settings: &Settings) -> Result<u8> {
         log: if settings.kernel_log.is_some() { LogPort::Serial } else { LogPort::Absent },
         network: &network,
         watching: if settings.profile.is_empty() { Watching::Plain } else { Watching::Sampled },
+        counts_exits: settings.stats && engine == Engine::Kvm,
     };
     if let Err(error) = cache::grow(&prepared.root, plan.ram(boot.len() as u64)?) {
         // A file system without holes of that size.
@@ -289,13 +291,26 @@ fn execute(
         Ok(Outcome { exit: None, .. }) => Err(machine.post_mortem()),
         outcome => {
             let ended = Some(Instant::now());
+            let exits = machine.exits.take();
             drop(machine);
-            outcome.map(|outcome| Outcome { ended, ..outcome })
+            outcome.map(|mut outcome| {
+                add_exits(&mut outcome, exits);
+                Outcome { ended, ..outcome }
+            })
         }
     };
     // The machine is gone, so that its log has an end.
     log.finish();
     outcome
+}
+
+/// Adds how often the virtual CPUs left the guest to the counters.
+fn add_exits(outcome: &mut Outcome, exits: Option<ExitCounter>) {
+    match exits.map(ExitCounter::finish) {
+        Some(Ok(exits)) => outcome.stats.get_or_insert_default().counters.extend(exits),
+        Some(Err(error)) => say(&format!("KVM's exits are not known: {error}")),
+        None => {}
+    }
 }
 
 /// The moments of a start that ends in place of the program's first instruction, in instructions.
@@ -314,6 +329,7 @@ fn count_boot(settings: &Settings, plan: &Plan<'_>, config: &RunConfig) -> Resul
         tsc_khz: Some(1_000_000),
         log: LogPort::Absent,
         watching: Watching::Counted,
+        counts_exits: false,
         ..plan.clone()
     };
     let mut machine = plan.start(&guest::boot_archive(settings, &config)?)?;
