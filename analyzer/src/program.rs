@@ -8,6 +8,7 @@
 //! Symbols are bound as the dynamic linker binds them: the first file in load order that defines
 //! the name in the version asked for.
 
+mod callers;
 mod names;
 
 use std::{
@@ -26,6 +27,7 @@ use hx_libraries::{
 };
 use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
 
+use callers::Callers;
 use names::{Lookups, Names};
 
 use crate::{
@@ -138,6 +140,8 @@ struct Linking<'t> {
     /// Name to the files and definitions that define it, in load order, for each world.
     symbols: HashMap<String, Vec<(u32, u32)>>,
     bound: HashMap<(u32, u32), Vec<At>>,
+    /// By file, as far as somebody has asked.
+    callers: HashMap<u32, Arc<Callers>>,
     by_path: HashMap<(usize, PathBuf), u32>,
     programs: Vec<(PathBuf, Linker)>,
     todo: VecDeque<At>,
@@ -174,6 +178,7 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         analysis: Analysis::default(),
         symbols: HashMap::new(),
         bound: HashMap::new(),
+        callers: HashMap::new(),
         by_path: HashMap::new(),
         programs: Vec::new(),
         todo: VecDeque::new(),
@@ -425,6 +430,13 @@ impl Linking<'_> {
         let bound = self.bind_to(file, import, |_| true);
         self.bound.insert((file, import), bound.clone());
         bound
+    }
+
+    /// Who calls what in a file.
+    fn callers(&mut self, file: u32) -> Arc<Callers> {
+        let summary = &self.analysis.files[file as usize].summary;
+        let callers = self.callers.entry(file);
+        Arc::clone(callers.or_insert_with(|| Arc::new(Callers::new(summary))))
     }
 
     fn bind_to(&self, file: u32, import: u32, accept: impl Fn(u32) -> bool) -> Vec<At> {
@@ -833,13 +845,13 @@ impl Solver<'_, '_> {
     }
 
     /// What reached code of a file stores in a word, and what it holds at first.
-    fn word(&self, file: u32, word: u64, place: Place) -> Direct {
+    fn word(&mut self, file: u32, word: u64, place: Place) -> Direct {
         let mut direct = Direct::default();
-        for call in &self.linking.analysis.files[file as usize].summary.uses {
-            if call.callee == Callee::Word(word)
-                && call.place == place
-                && self.linking.is_reached((file, call.node))
-            {
+        let callers = self.linking.callers(file);
+        let summary = &self.linking.analysis.files[file as usize].summary;
+        for index in callers.uses(Callee::Word(word), place) {
+            let call = &summary.uses[*index];
+            if self.linking.is_reached((file, call.node)) {
                 direct.add(file, &call.value, ((file, call.node), call.address));
             }
         }
@@ -886,81 +898,57 @@ impl Solver<'_, '_> {
                 ));
             }
         }
+        let home = &self.linking.analysis.files[callee.0 as usize];
+        let world = home.world;
+        let definitions = &home.summary.definitions;
+        let names: BTreeSet<String> = definitions
+            .iter()
+            .filter(|definition| definition.node == Some(callee.1))
+            .map(|definition| definition.name.clone())
+            .collect();
         for file in 0..self.linking.analysis.files.len() as u32 {
-            let summary = &self.linking.analysis.files[file as usize].summary;
-            let imports: Vec<u32> = if self.linking.analysis.files[callee.0 as usize].world
-                == self.linking.analysis.files[file as usize].world
-            {
-                (0..summary.imports.len() as u32).collect()
-            } else {
-                Vec::new()
-            };
-            let names: HashSet<&str> = self.linking.analysis.files[callee.0 as usize]
-                .summary
-                .definitions
-                .iter()
-                .filter(|d| d.node == Some(callee.1))
-                .map(|d| &*d.name)
-                .collect();
+            // Other programs bind to libraries of their own.
+            if self.linking.analysis.files[file as usize].world != world {
+                continue;
+            }
+            let callers = self.linking.callers(file);
+            let imports = names.iter().flat_map(|name| callers.imports(name));
             let imports: Vec<u32> = imports
-                .into_iter()
-                .filter(|i| names.contains(&*summary.imports[*i as usize].name))
+                .copied()
+                .filter(|import| self.linking.bind(file, *import).contains(&callee))
                 .collect();
-            let imports: HashSet<u32> = imports
-                .into_iter()
-                .filter(|i| self.linking.bind(file, *i).contains(&callee))
+            let mut uses: Vec<usize> = imports
+                .iter()
+                .flat_map(|import| callers.uses(Callee::Import(*import), place))
+                .copied()
                 .collect();
-            let summary = &self.linking.analysis.files[file as usize].summary;
-            let mut seen = HashSet::new();
-            let mut calls = Vec::new();
-            for call in &summary.uses {
-                let is_mine = match call.callee {
-                    Callee::Node(node) => (file, node) == callee,
-                    Callee::Import(import) => imports.contains(&import),
-                    Callee::Word(_) => false,
-                };
-                if is_mine && call.place == place {
-                    seen.insert(call.node);
-                    calls.push(call.clone());
-                }
+            if file == callee.0 {
+                uses.extend(callers.uses(Callee::Node(callee.1), place));
             }
+            uses.sort_unstable();
+            let analysis = &self.linking.analysis;
+            let summary = &analysis.files[file as usize].summary;
+            let uses = || uses.iter().map(|index| &summary.uses[*index]);
+            let seen: HashSet<u32> = uses().map(|call| call.node).collect();
             // Callers of imports that were not watched, directly or by way of a PLT entry.
-            if !imports.is_empty() {
-                let calls_import = |content: &crate::summary::Node| {
-                    content.links.iter().any(
-                        |link| matches!(link, Link::CallImport(import) if imports.contains(import)),
-                    )
-                };
-                let stubs: HashSet<u32> = (0..summary.nodes.len() as u32)
-                    .filter(|node| {
-                        let content = &summary.nodes[*node as usize];
-                        calls_import(content) && is_stub(content) && !seen.contains(node)
-                    })
-                    .collect();
-                for (node, content) in summary.nodes.iter().enumerate() {
-                    let at = (file, node as u32);
-                    if !self.linking.analysis.reached[file as usize][node] {
-                        continue;
-                    }
-                    let is_caller = if stubs.contains(&at.1) {
-                        // Whoever has its address may call it.
-                        self.linking.analysis.taken.contains_key(&at)
-                    } else {
-                        let calls_stub = content.links.iter().any(|link| {
-                            matches!(link, Link::Call(to) | Link::Jump(to) if stubs.contains(to))
-                        });
-                        (calls_stub || calls_import(content)) && !seen.contains(&at.1)
-                    };
-                    if is_caller {
-                        let at = (at, content.address);
-                        direct.found.push((Err("a caller's argument is not known"), at));
-                    }
+            let of_imports = imports.iter().flat_map(|import| callers.of_import(*import));
+            let of_imports: BTreeSet<u32> =
+                of_imports.copied().filter(|node| !seen.contains(node)).collect();
+            let is_stub = |node: &u32| is_stub(&summary.nodes[*node as usize]);
+            let (stubs, mut others): (BTreeSet<u32>, BTreeSet<u32>) =
+                of_imports.into_iter().partition(is_stub);
+            others.extend(stubs.iter().flat_map(|stub| callers.of_node(*stub)));
+            others.retain(|node| !seen.contains(node) && !stubs.contains(node));
+            // Whoever has a PLT entry's address may call it.
+            others.extend(stubs.iter().filter(|stub| analysis.taken.contains_key(&(file, **stub))));
+            for node in others {
+                if analysis.reached[file as usize][node as usize] {
+                    let at = ((file, node), summary.nodes[node as usize].address);
+                    direct.found.push((Err("a caller's argument is not known"), at));
                 }
             }
-            for call in calls {
-                if self.linking.is_reached((file, call.node)) {
-                    direct.add(file, &call.value, ((file, call.node), call.address));
-                }
+            for call in uses().filter(|call| self.linking.is_reached((file, call.node))) {
+                direct.add(file, &call.value, ((file, call.node), call.address));
             }
         }
         direct
