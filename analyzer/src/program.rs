@@ -669,6 +669,11 @@ impl Linking<'_> {
                     match value {
                         Ok(number) => {
                             let number = number as u32;
+                            if EXECUTES.contains(&number)
+                                && solver.linking.analysis.is_own_execution(at)
+                            {
+                                continue;
+                            }
                             numbers.insert(number);
                             let by = (by != (at, site.address)).then_some(by);
                             calls.entry(number).or_default().sites.push((at, site.address, by));
@@ -738,6 +743,9 @@ impl Linking<'_> {
         self.analysis.reached[at.0 as usize][at.1 as usize]
     }
 }
+
+/// `execve` and `execveat`.
+const EXECUTES: [u32; 2] = [59, 322];
 
 /// Why a wrapper's callers are not known.
 const IS_TAKEN: &str = "it is a parameter of a function whose address is taken";
@@ -962,15 +970,31 @@ fn is_stub(node: &crate::summary::Node) -> bool {
 }
 
 impl Analysis {
-    /// Whether the program may execute others. A dynamic linker does so by itself only where it is the
-    /// program (`ld.so PROGRAM`, `man 8 ld.so`).
+    /// Whether the program may execute others.
     #[must_use]
     pub fn executes_others(&self) -> bool {
-        const EXECVE: u32 = 59;
-        const EXECVEAT: u32 = 322;
-        let calls = [EXECVE, EXECVEAT].into_iter().filter_map(|number| self.calls.get(&number));
-        let mut sites = calls.flat_map(|call| &call.sites);
-        sites.any(|((file, _), _, _)| !self.interpreters.contains(file))
+        EXECUTES.iter().any(|number| self.calls.contains_key(number))
+    }
+
+    /// Whether this is where a dynamic linker executes a program by itself, which it does only where it is
+    /// the program (`ld.so PROGRAM`, `man 8 ld.so`): code that nothing which it defines for others leads to.
+    fn is_own_execution(&self, (file, node): At) -> bool {
+        if !self.interpreters.contains(&file) {
+            return false;
+        }
+        let summary = &self.files[file as usize].summary;
+        let mut todo: Vec<u32> = summary.definitions.iter().filter_map(|d| d.node).collect();
+        let mut seen: HashSet<u32> = todo.iter().copied().collect();
+        while let Some(at) = todo.pop() {
+            for link in &summary.nodes[at as usize].links {
+                if let Link::Call(to) | Link::Jump(to) | Link::Taken(to) | Link::Data(to) = link
+                    && seen.insert(*to)
+                {
+                    todo.push(*to);
+                }
+            }
+        }
+        !seen.contains(&node)
     }
 
     fn unknown(&self, (at, address): (At, u64), reason: &str) -> Unresolved {

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 10;
+pub(crate) const VERSION: u32 = 11;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub(crate) struct Definition {
     /// `None` for data without addresses in it.
     pub(crate) node: Option<u32>,
     pub(crate) is_code: bool,
-    /// The registers, a bit each, whose first values it may read.
+    /// The registers, a bit each, whose first values, or what they point to, it may read.
     pub(crate) reads: u16,
 }
 
@@ -792,8 +792,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
     }
 }
 
-/// The registers, a bit each, whose values at the function's first instruction it may read. Where that
-/// is not found out soon, all.
+/// The registers, a bit each, whose values at the function's first instruction it may read but to store
+/// something there. Where that is not found out soon, all.
 fn reads(code: &Code<'_, '_>, start: u64) -> u16 {
     let mut info = InstructionInfoFactory::new();
     let mut read = 0;
@@ -809,10 +809,20 @@ fn reads(code: &Code<'_, '_>, start: u64) -> u16 {
             let is_same = instruction.mnemonic() == iced_x86::Mnemonic::Xor
                 && instruction.op1_kind() == OpKind::Register
                 && instruction.op0_register() == instruction.op1_register();
+            // Storing where a register points to says nothing about what it points to.
+            let stores_by = |register: Register| {
+                use iced_x86::Mnemonic::{Mov, Movaps, Movdqa, Movdqu, Movq, Movups};
+                matches!(instruction.mnemonic(), Mov | Movaps | Movdqa | Movdqu | Movq | Movups)
+                    && instruction.op0_kind() == OpKind::Memory
+                    && (instruction.op1_kind() != OpKind::Register
+                        || instruction.op1_register().full_register() != register)
+            };
             let mut writes = 0;
             for used in info.info(&instruction).used_registers() {
                 let Some(number) = number_of(used.register()) else { continue };
-                if !matches!(used.access(), OpAccess::Write) && !is_syscall && !is_same {
+                let is_read = !matches!(used.access(), OpAccess::Write);
+                let by_store = stores_by(used.register().full_register());
+                if is_read && !is_syscall && !is_same && !by_store {
                     read |= 1_u16 << number & !written;
                 }
                 let is_whole = used.register().size() >= 4;

@@ -58,12 +58,17 @@ impl Fixture {
 }
 
 fn analysed(program: &Path, library_path: Option<&Path>) -> Analysis {
+    analysed_with(&Cache::none(), program, library_path)
+}
+
+/// The same with what is known of the C library.
+fn analysed_with(cache: &Cache, program: &Path, library_path: Option<&Path>) -> Analysis {
     let request = Request {
         program: program.to_path_buf(),
         library_path: library_path.map(|path| path.as_os_str().to_owned()),
         ..Request::default()
     };
-    analyse(&HostTree::new("/"), &Cache::none(), &request).unwrap()
+    analyse(&HostTree::new("/"), cache, &request).unwrap()
 }
 
 const STATIC: [&str; 3] = ["-static", "-nostdlib", "-no-pie"];
@@ -578,9 +583,24 @@ fn the_dynamic_linker_does_not_execute_others_by_itself() {
         .unwrap()
     };
     let hello = compile("hello", "int main(void) { puts(\"hello\"); return 0; }");
-    assert!(hello.names().contains("execve") && !hello.executes_others());
+    assert!(!hello.names().contains("execve") && !hello.executes_others());
     let shell = compile("shell", "int main(void) { execl(\"/bin/true\", \"true\", 0); return 1; }");
-    assert!(shell.executes_others());
+    assert!(shell.names().contains("execve") && shell.executes_others());
+    // A dynamic linker that is the C library as well, as musl's, executes for the program.
+    let linker = "long hx_execute(void) { return CALL(59); } void _dlstart(void) { CALL(322); }";
+    let flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-e,_dlstart", "-Wl,-soname,libhx.so"];
+    let flags = [&flags[..], &["-fvisibility=hidden"]].concat();
+    let exported = linker.replace("long hx_", "__attribute__((visibility(\"default\"))) long hx_");
+    for (source, is_found) in [(&exported[..], [true, false]), (linker, [false, false])] {
+        let linker = fixture.compile("libhx.so", source, &flags);
+        let interpreter = format!("-Wl,--dynamic-linker={}", linker.display());
+        let flags = ["-nostdlib", "-pie", "-fPIE", "-L.", "-l:libhx.so", &interpreter];
+        let main =
+            "__attribute__((weak)) long hx_execute(void); void start(void) { hx_execute(); }";
+        let program = fixture.compile("main", main, &flags);
+        let names = analysed(&program, Some(fixture.dir.path())).names();
+        assert_eq!(["execve", "execveat"].map(|call| names.contains(call)), is_found, "{names:?}");
+    }
 }
 
 /// A program may execute others, and these may load libraries by names that are computed, wherever the
@@ -703,12 +723,8 @@ fn names_that_are_looked_up() {
             .current_dir(fixture.dir.path())
             .status();
         assert!(status.unwrap().success(), "{main}");
-        let request = Request {
-            program: fixture.dir.path().join("main"),
-            library_path: Some(fixture.dir.path().into()),
-            ..Request::default()
-        };
-        let analysis = analyse(&HostTree::new("/"), &Cache::open(), &request).unwrap();
+        let program = fixture.dir.path().join("main");
+        let analysis = analysed_with(&Cache::open(), &program, Some(fixture.dir.path()));
         ["munlock", "mlockall", "munlockall"].map(|call| analysis.names().contains(call))
     };
     let plug = "((function)dlsym(library, \"hx_plug\"))()";
@@ -725,5 +741,34 @@ fn names_that_are_looked_up() {
         "((function)((void *(*)(void *, const char *))words[count])(library, \"hx_word\"))() + (argument = (long)lookup)",
     ] {
         assert!(calls(computed)[2], "{computed}");
+    }
+}
+
+/// A library that only stores into a table of wrappers does not learn what was in it.
+#[test]
+fn a_table_that_another_library_fills() {
+    let fixture = Fixture::new();
+    let program = "KEEP long wrapper(long n) { return CALL(n); }
+        struct table { long (*one)(long); long (*two)(long); } table = { wrapper, wrapper };
+        void hx_load(struct table *);
+        void start(void) { hx_load(&table); table.one(GETUID); CALL(EXIT); }";
+    for (load, is_known) in [
+        ("t->one = other; t->two = other;", true),
+        ("argument = (long)t->one;", false),
+        ("argument = (long)t;", false),
+        ("t->one = (function)t;", false),
+        ("t->one = other; argument = t->two(39);", false),
+    ] {
+        let load = format!(
+            "typedef long (*function)(long); struct table {{ function one, two; }};
+             static long other(long n) {{ return n; }}
+             void hx_load(struct table *t) {{ {load} }}"
+        );
+        fixture.compile("libload.so", &load, &["-shared", "-fPIC", "-nostdlib"]);
+        let flags = ["-nostdlib", "-pie", "-fPIE", "-L.", "-l:libload.so", "-Wl,-z,now"];
+        let program = fixture.compile("program", program, &flags);
+        let analysis = analysed_with(&Cache::open(), &program, Some(fixture.dir.path()));
+        assert_eq!(analysis.is_complete(), is_known, "{load}: {:?}", analysis.unresolved);
+        assert!(analysis.names().contains("getuid"), "{load}: {:?}", analysis.names());
     }
 }
