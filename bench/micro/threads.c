@@ -5,14 +5,15 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_barrier_t start;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
 static int turn;
-static volatile long counter;
+static pthread_mutex_t ring[] = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER,
+                                 PTHREAD_MUTEX_INITIALIZER};
 
 static void nothing(long arg) { (void)arg; }
 
@@ -38,22 +39,36 @@ static void lock_and_unlock(long times) {
     }
 }
 
-// Gives the processor away inside the lock, so that the other finds it taken.
-static void *contend(void *arg) {
-    for (long times = (long)arg; times > 0; times--) {
-        pthread_mutex_lock(&mutex);
-        counter++;
-        sched_yield();
-        pthread_mutex_unlock(&mutex);
+// Holds one of three mutexes, takes the next and lets go of the former. Two threads that do so follow each
+// other: what one wants next the other has, whatever the scheduler does, until that one has the next itself.
+// So mutexes are found taken, and who lets go of one wakes the other. Both have one before the first goes on.
+static void rotate(int held, long times) {
+    while (times--) {
+        int next = (held + 1) % 3;
+        pthread_mutex_lock(&ring[next]);
+        pthread_mutex_unlock(&ring[held]);
+        held = next;
     }
+    pthread_mutex_unlock(&ring[held]);
+}
+
+static void *rotate_second(void *arg) {
+    pthread_mutex_lock(&ring[0]);
+    pthread_barrier_wait(&start);
+    rotate(0, (long)arg);
     return NULL;
 }
 
 static void contended(long times) {
     pthread_t other;
-    create(&other, contend, (void *)(times / 2));
-    contend((void *)(times - times / 2));
+    errno = pthread_barrier_init(&start, NULL, 2);
+    FAIL_IF(errno, "pthread_barrier_init");
+    pthread_mutex_lock(&ring[1]);
+    create(&other, rotate_second, (void *)(times / 2));
+    pthread_barrier_wait(&start);
+    rotate(1, times - times / 2);
     pthread_join(other, NULL);
+    pthread_barrier_destroy(&start);
 }
 
 static void futex(int operation, int value) {
@@ -108,7 +123,7 @@ static void cond_ping_pong(long times) {
 const struct op thread_ops[] = {
     {"threads", "create and join", NANOSECONDS, nothing, create_and_join, NULL, .counted = 50},
     {"threads", "mutex alone", NANOSECONDS, nothing, lock_and_unlock, NULL, .counted = 1000},
-    {"threads", "mutex contended", NANOSECONDS, nothing, contended, NULL, .counted = 200},
+    {"threads", "mutex contended", NANOSECONDS, nothing, contended, NULL, .counted = 1000},
     {"threads", "futex ping-pong", NANOSECONDS, nothing, ping_pong, NULL, .counted = 200},
     {"threads", "condition ping-pong", NANOSECONDS, nothing, cond_ping_pong, NULL, .counted = 200},
     {0},
