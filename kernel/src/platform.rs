@@ -83,7 +83,7 @@ impl Platform for Kernel {
     }
 
     fn tls_bases(&self) -> (u64, u64) {
-        (machine::fs_base(), machine::gs_base())
+        machine::segment_bases()
     }
 
     fn set_fs_base(&self, base: u64) {

@@ -53,7 +53,7 @@ use queue::{End, RunQueue};
 
 use crate::{
     events,
-    machine::{self, CpuWork, VectorState, clock, timer},
+    machine::{self, CpuWork, IdentityWords, VectorState, clock, timer},
     memory::stack::Stack,
 };
 
@@ -106,7 +106,7 @@ struct Context {
 /// What the leaf entries answer of a thread.
 #[derive(Clone, Copy, Default)]
 struct Identity {
-    values: [u32; 7],
+    words: IdentityWords,
     /// [`System::adoptions`] when it was found out, and 1.
     ///
     /// [`System::adoptions`]: hx_syscalls::task::System::adoptions
@@ -389,9 +389,9 @@ fn call_helper(affinity: u64) {
 
 /// Puts the running thread, which makes way to another one, into this processor's queue. What it has to
 /// do for the timer, the switch does.
-fn requeue(thread: Arc<KernelThread>, end: End) {
+fn requeue(thread: Arc<KernelThread>, end: End, now_tsc: u64) {
     let affinity = thread.affinity.load(Ordering::Relaxed);
-    machine::this_cpu().sched.push(thread, end, machine::tsc());
+    machine::this_cpu().sched.push(thread, end, now_tsc);
     call_helper(affinity);
 }
 
@@ -534,18 +534,32 @@ pub enum Mode {
     Idle,
 }
 
-/// Brings the running thread's processor time up to date.
-pub fn account(mode: Mode) {
+/// Brings the running thread's processor time up to date; gives the time of it.
+pub fn account(mode: Mode) -> u64 {
+    account_as(|_| mode)
+}
+
+/// Accounts for time up to now, from within the kernel; gives the time of it.
+pub fn account_kernel() -> u64 {
+    let is_long = |thread: &KernelThread| thread.in_kernel.load(Ordering::Relaxed);
+    account_as(|thread| if is_long(thread) { Mode::System } else { Mode::User })
+}
+
+#[inline(always)]
+fn account_as(mode: impl FnOnce(&KernelThread) -> Mode) -> u64 {
     let per_cpu = &machine::this_cpu().sched;
     let now = machine::tsc();
     let spent = now.saturating_sub(per_cpu.accounted_tsc.load(Ordering::Relaxed));
     per_cpu.accounted_tsc.store(now, Ordering::Relaxed);
-    let Some(thread) = try_current() else { return };
+    // SAFETY: as in `try_current`.
+    let Some(thread) = (unsafe { per_cpu.current.load(Ordering::Relaxed).as_ref() }) else {
+        return now;
+    };
     // Nobody else writes these: no need for atomic additions.
     let add = |ticks: &AtomicU64, more: u64| {
         ticks.store(ticks.load(Ordering::Relaxed) + more, Ordering::Relaxed);
     };
-    match mode {
+    match mode(thread) {
         Mode::User => {
             let owed = thread.owed_ticks.load(Ordering::Relaxed);
             let paid = owed.min(spent);
@@ -556,12 +570,7 @@ pub fn account(mode: Mode) {
         Mode::System => add(&thread.system_ticks, spent),
         Mode::Idle => {}
     }
-}
-
-/// Accounts for time up to now, from within the kernel.
-pub fn account_kernel() {
-    let is_long = try_current().is_some_and(|thread| thread.in_kernel.load(Ordering::Relaxed));
-    account(if is_long { Mode::System } else { Mode::User });
+    now
 }
 
 /// The kernel has been entered the long way: what follows is its time.
@@ -666,7 +675,7 @@ pub fn start() -> Result<core::convert::Infallible, OutOfMemory> {
     // Another processor may have taken the thread already.
     let next = per_cpu.take(0, |_| !OVERFLOWS.load(Ordering::Relaxed)).unwrap_or_else(idle_thread);
     let mut boot_rsp = 0;
-    let rsp = install(next);
+    let rsp = install(next, machine::tsc());
     crate::stats::program_starts();
     // SAFETY: the thread is not running.
     unsafe { machine::switch_to(&raw mut boot_rsp, rsp) };
@@ -716,10 +725,10 @@ fn run_idle() -> ! {
     }
 }
 
-/// Loads a thread's state into the processor, makes it the current one, and gives the stack pointer
-/// to go on with. The processor takes over the reference.
+/// Loads a thread's state into the processor, makes it the current one from `now_tsc` on, and gives the
+/// stack pointer to go on with. The processor takes over the reference.
 #[inline(always)]
-fn install(next: Arc<KernelThread>) -> u64 {
+fn install(next: Arc<KernelThread>, now_tsc: u64) -> u64 {
     let cpu = machine::this_cpu();
     let is_new_here = next.cpu.swap(cpu.index, Ordering::SeqCst) != cpu.index;
     next.on_cpu.store(true, Ordering::SeqCst);
@@ -728,8 +737,7 @@ fn install(next: Arc<KernelThread>) -> u64 {
     let (rsp, context) = unsafe { (*next.saved_rsp.get(), &mut *next.context.get()) };
     if let Some(thread) = next.thread() {
         context.vector.load();
-        machine::set_fs_base(context.fs_base);
-        machine::set_gs_base(context.gs_base);
+        machine::set_segment_bases(context.fs_base, context.gs_base);
         machine::set_kernel_stack(next.stack_top);
         // A process that is ending has none any more. That a thread of the same process ran last says
         // nothing: another one may have called execve since, and taken this processor off its memory.
@@ -741,9 +749,9 @@ fn install(next: Arc<KernelThread>) -> u64 {
         if context.identity.version != identity_version(thread) {
             context.identity = identity_of(thread);
         }
-        cpu.set_identity(context.identity.values);
+        cpu.set_identity(&context.identity.words);
     }
-    next.start_slice(machine::tsc());
+    next.start_slice(now_tsc);
     if cpu.sched.queued.load(Ordering::Relaxed) != 0 {
         end_slice_in_time();
     }
@@ -773,7 +781,7 @@ pub fn note_identity(thread: &Thread) {
     let identity = identity_of(thread);
     // SAFETY: the running thread's own context.
     unsafe { (*current().context.get()).identity = identity };
-    machine::this_cpu().set_identity(identity.values);
+    machine::this_cpu().set_identity(&identity.words);
 }
 
 /// Changes when some thread's parent does.
@@ -793,24 +801,29 @@ fn identity_of(thread: &Thread) -> Identity {
         credentials.gid,
         credentials.egid,
     ];
-    Identity { values, version }
+    Identity { words: machine::identity_words(values), version }
 }
 
 /// Switches from the running thread to `next`, which has been taken off a run queue.
 fn switch_to(next: Arc<KernelThread>, previous_end: PreviousThread) {
-    account_kernel();
+    let now_tsc = account_kernel();
+    switch_at(next, previous_end, now_tsc);
+}
+
+/// [`switch_to`], where processor time has been accounted for just now, at `now_tsc`.
+fn switch_at(next: Arc<KernelThread>, previous_end: PreviousThread, now_tsc: u64) {
     let per_cpu = &machine::this_cpu().sched;
     let previous_pointer = per_cpu.current.load(Ordering::Relaxed);
-    let previous = current();
+    // SAFETY: as in `try_current`; a processor that switches runs a thread.
+    let previous = unsafe { &*previous_pointer };
     let save = previous.saved_rsp.get();
     if previous_end == PreviousThread::GoesOn && previous.thread().is_some() {
         // SAFETY: the thread runs here: its context is this processor's.
         let context = unsafe { &mut *previous.context.get() };
         context.vector.save();
-        context.fs_base = machine::fs_base();
-        context.gs_base = machine::gs_base();
+        (context.fs_base, context.gs_base) = machine::segment_bases();
     }
-    let rsp = install(next);
+    let rsp = install(next, now_tsc);
     // The processor's reference keeps it alive until `finish_switch`.
     per_cpu.previous.store(previous_pointer, Ordering::Relaxed);
     per_cpu.previous_ended.store(previous_end == PreviousThread::HasEnded, Ordering::Relaxed);
@@ -903,16 +916,30 @@ pub fn park(deadline_ns: Option<u64>) {
     if this.parking.take_token() {
         return;
     }
+    match deadline_ns {
+        None => wait_for_token(this),
+        Some(deadline_ns) => park_until(this, deadline_ns),
+    }
+    this.parking.resume();
+}
+
+#[inline(never)]
+fn park_until(this: &KernelThread, deadline_ns: u64) {
     // The thread may go on on another processor.
     let home = &machine::this_cpu().sched;
-    let key = deadline_ns.map(|deadline| (deadline, core::ptr::from_ref(this) as usize));
-    if let Some(key) = key {
-        home.sleepers.lock().insert(key, current_arc());
-        machine::this_cpu().note_work(CpuWork::TIMER);
-    }
+    let key = (deadline_ns, core::ptr::from_ref(this) as usize);
+    home.sleepers.lock().insert(key, current_arc());
+    machine::this_cpu().note_work(CpuWork::TIMER);
+    wait_for_token(this);
+    home.sleepers.lock().remove(&key);
+}
+
+/// Parks the running thread, and runs others until it is ready again.
+fn wait_for_token(this: &KernelThread) {
     if this.parking.park() == Duty::Queue {
         current_arc().fulfil(Duty::Queue);
     }
+    let home = &machine::this_cpu().sched;
     loop {
         match next_thread_or_event() {
             Some(next) if core::ptr::eq(Arc::as_ptr(&next), this) => {
@@ -920,12 +947,9 @@ pub fn park(deadline_ns: Option<u64>) {
                 if !this.may_run_on(machine::this_cpu().index) {
                     machine::this_cpu().note_work(CpuWork::INTERRUPTED);
                 }
-                break;
+                return;
             }
-            Some(next) => {
-                switch_to(next, PreviousThread::GoesOn);
-                break;
-            }
+            Some(next) => return switch_to(next, PreviousThread::GoesOn),
             None => {
                 // Nobody need make way until it goes on.
                 home.timeline.idle();
@@ -933,10 +957,6 @@ pub fn park(deadline_ns: Option<u64>) {
             }
         }
     }
-    if let Some(key) = key {
-        home.sleepers.lock().remove(&key);
-    }
-    this.parking.resume();
 }
 
 /// [`next_thread`]; where nobody is ready, what has come from outside may make somebody so. Where
@@ -985,9 +1005,9 @@ fn make_way(end: End) {
         enqueue(this, better, End::Back);
         switch_to(next, PreviousThread::GoesOn);
     } else if let Some(next) = take_ready(this.priority()) {
-        account_kernel();
-        requeue(this, end);
-        switch_to(next, PreviousThread::GoesOn);
+        let now_tsc = account_kernel();
+        requeue(this, end, now_tsc);
+        switch_at(next, PreviousThread::GoesOn, now_tsc);
     } else {
         this.renew_slice(machine::tsc());
     }

@@ -250,9 +250,22 @@ impl WaitQueue {
         deadline_ns: Option<u64>,
         mut condition: impl FnMut() -> Option<T>,
     ) -> Result<T, WaitError> {
-        if let Some(value) = condition() {
-            return Ok(value);
+        match condition() {
+            Some(value) => Ok(value),
+            None => self.wait_for_change(thread, deadline_ns, condition),
         }
+    }
+
+    /// [`Self::wait`] for who has just seen that the condition does not hold yet.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_for_change<T>(
+        self: &Arc<Self>,
+        thread: &Thread,
+        deadline_ns: Option<u64>,
+        mut condition: impl FnMut() -> Option<T>,
+    ) -> Result<T, WaitError> {
         let waiter = Waiter::of(thread);
         let _registration = self.register(waiter.clone(), Sharing::Shared);
         loop {

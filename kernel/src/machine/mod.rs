@@ -20,10 +20,10 @@ pub use pc::traps::{
 
 /// Processors: per-processor data, vector state, thread-local bases, stacks, randomness.
 pub use pc::cpu::{
-    CallCounts, CpuWork, MAX_CPUS, NUMBER_SELECTOR, PerCpu, ReturnAddresses, VectorState,
-    all as all_cpus, count as cpu_count, cpuid, frame_pointer, fs_base, gs_base, info as cpu_info,
-    is_set_up, of as cpu, rdrand, set_fs_base, set_gs_base, set_kernel_stack, this as this_cpu,
-    tsc, wait_for_interrupt,
+    CallCounts, CpuWork, IdentityWords, MAX_CPUS, NUMBER_SELECTOR, PerCpu, ReturnAddresses,
+    VectorState, all as all_cpus, count as cpu_count, cpuid, frame_pointer, identity_words,
+    info as cpu_info, is_set_up, of as cpu, rdrand, segment_bases, set_fs_base, set_gs_base,
+    set_kernel_stack, set_segment_bases, this as this_cpu, tsc, wait_for_interrupt,
 };
 /// What an emulated processor needs to be fast.
 pub use pc::soft_tlb;

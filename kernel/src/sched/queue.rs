@@ -41,8 +41,16 @@ impl RunQueue {
         self.len += 1;
         let priority = thread.priority();
         if priority == 0 {
-            return self.push_ordinary(thread, end);
+            self.push_ordinary(thread, end);
+        } else {
+            self.push_real_time(priority, thread, end);
         }
+    }
+
+    // Apart, so that the common way needs little of the stack.
+    #[cold]
+    #[inline(never)]
+    fn push_real_time(&mut self, priority: u8, thread: Arc<KernelThread>, end: End) {
         let queue = self.real_time.entry(priority).or_default();
         match end {
             End::Front => queue.push_front(thread),
@@ -57,13 +65,17 @@ impl RunQueue {
             Some(last) if !comes_first(last) && end == End::Last => {
                 thread.share.set_key(last.share.key());
             }
-            Some(last) if !comes_first(last) => {
-                let before = self.ordinary.iter().rposition(comes_first);
-                return self.ordinary.insert(before.map_or(0, |at| at + 1), thread);
-            }
+            Some(last) if !comes_first(last) => return self.insert(key, thread),
             _ => {}
         }
         self.ordinary.push_back(thread);
+    }
+
+    #[inline(never)]
+    fn insert(&mut self, key: u64, thread: Arc<KernelThread>) {
+        let comes_first = |other: &Arc<KernelThread>| !is_before(key, other.share.key());
+        let before = self.ordinary.iter().rposition(comes_first);
+        self.ordinary.insert(before.map_or(0, |at| at + 1), thread);
     }
 
     /// The key of the first thread that is not a real-time one.
@@ -103,12 +115,21 @@ impl RunQueue {
             self.len -= 1;
             return self.ordinary.pop_front();
         }
+        self.take_later(may)
+    }
+
+    #[inline(never)]
+    fn take_later(
+        &mut self,
+        may: impl Fn(&Arc<KernelThread>) -> bool,
+    ) -> Option<Arc<KernelThread>> {
         let at = self.ordinary.iter().position(may)?;
         self.len -= 1;
         self.ordinary.remove(at)
     }
 
     #[cold]
+    #[inline(never)]
     fn take_real_time(
         &mut self,
         least: u8,

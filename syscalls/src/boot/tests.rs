@@ -270,15 +270,15 @@ fn a_running_program_cannot_be_written_and_execve_replaces_it() {
     assert_eq!(Arc::as_ptr(&run.thread.mm()), former, "nothing happened so far");
     let process = &run.thread.process;
     let ignore = crate::task::signal::SignalAction {
-        handler: crate::task::signal::Handler::Ignore,
+        handler: crate::task::signal::Handler::IGNORE,
         ..Default::default()
     };
     let catch = crate::task::signal::SignalAction {
-        handler: crate::task::signal::Handler::Function(UserAddr(4096)),
+        handler: crate::task::signal::Handler::at(UserAddr(4096)),
         ..Default::default()
     };
-    process.set_action(SignalNumber::SIGUSR1, ignore);
-    process.set_action(SignalNumber::SIGUSR2, catch);
+    process.set_action(SignalNumber::SIGUSR1, &ignore, None);
+    process.set_action(SignalNumber::SIGUSR2, &catch, None);
     assert_eq!(exec(b"/bin/b\0"), Ok(0));
     assert!(!is_busy(b"/bin/a") && is_busy(b"/bin/b"));
     assert_eq!(run.thread.comm(), b"b");

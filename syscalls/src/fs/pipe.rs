@@ -334,7 +334,7 @@ impl Pipe {
     /// # Errors
     /// `EAGAIN` where that is not to be waited for, `ERESTARTSYS`.
     pub(super) fn wait_readable(&self, io: Io<'_>) -> Result<bool, Errno> {
-        self.readable.wait(io.thread, None, || {
+        self.readable.wait_for_change(io.thread, None, || {
             let state = self.state.lock();
             if !state.slots.is_empty() || state.writers == 0 {
                 Some(Ok(!state.slots.is_empty()))
@@ -505,12 +505,12 @@ impl File for PipeFile {
         }
         let pipe = &self.pipe;
         let mut done = 0;
+        let mut few = [0; FEW];
         loop {
             let wanted = to.remaining();
             if wanted == 0 {
                 break;
             }
-            let mut few = [0; FEW];
             match pipe.take_few(&mut few, wanted) {
                 Taken::Few(len) => {
                     let count = to.put(&few[..len]);
@@ -522,6 +522,9 @@ impl File for PipeFile {
                         return if done + put > 0 { Ok(done + put) } else { count };
                     }
                     done += len;
+                    if len == wanted {
+                        break;
+                    }
                     continue;
                 }
                 Taken::Nothing if done > 0 => break,

@@ -161,15 +161,24 @@ pub const IDENTITY_OFFSET: usize = offset_of!(PerCpu, identity);
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Identity {
-    values: [AtomicU32; 7],
+    words: [AtomicU64; 4],
+}
+
+/// The seven values of an [`Identity`], two in each word: the first below.
+pub type IdentityWords = [u64; 4];
+
+/// Packs the values of an [`Identity`].
+pub fn identity_words(values: [u32; 7]) -> IdentityWords {
+    let value = |index: usize| u64::from(values.get(index).copied().unwrap_or_default());
+    core::array::from_fn(|word| value(2 * word) | value(2 * word + 1) << 32)
 }
 
 impl PerCpu {
     /// Notes process, thread and parent process id, and the real and effective user and group id of
     /// the thread that is about to run.
-    pub fn set_identity(&self, values: [u32; 7]) {
-        for (slot, value) in self.identity.values.iter().zip(values) {
-            slot.store(value, Ordering::Relaxed);
+    pub fn set_identity(&self, words: &IdentityWords) {
+        for (slot, word) in self.identity.words.iter().zip(words) {
+            slot.store(*word, Ordering::Relaxed);
         }
     }
 
@@ -226,7 +235,7 @@ impl PerCpu {
 
     /// What leaf entry number `index` answers.
     pub fn identity(&self, index: usize) -> u32 {
-        self.identity.values[index].load(Ordering::Relaxed)
+        (self.identity.words[index / 2].load(Ordering::Relaxed) >> (32 * (index % 2))) as u32
     }
 
     /// System calls so far, by the way that they took.
@@ -478,12 +487,6 @@ pub fn set_kernel_stack(top: u64) {
     }
 }
 
-/// The application's FS base.
-pub fn fs_base() -> u64 {
-    // SAFETY: CR4.FSGSBASE is set where the feature is there.
-    if has(&HAS_FSGSBASE) { FS::read_base().as_u64() } else { FsBase::read().as_u64() }
-}
-
 /// Sets the application's FS base, a canonical address.
 pub fn set_fs_base(base: u64) {
     let base = VirtAddr::new_truncate(base);
@@ -495,12 +498,6 @@ pub fn set_fs_base(base: u64) {
     }
 }
 
-/// The application's GS base.
-pub fn gs_base() -> u64 {
-    // SAFETY: CR4.FSGSBASE is set where the feature is there.
-    if has(&HAS_FSGSBASE) { GS::read_base().as_u64() } else { GsBase::read().as_u64() }
-}
-
 /// Sets the application's GS base, a canonical address.
 pub fn set_gs_base(base: u64) {
     let base = VirtAddr::new_truncate(base);
@@ -509,6 +506,31 @@ pub fn set_gs_base(base: u64) {
         unsafe { GS::write_base(base) };
     } else {
         GsBase::write(base);
+    }
+}
+
+/// The application's FS and GS base.
+pub fn segment_bases() -> (u64, u64) {
+    if has(&HAS_FSGSBASE) {
+        // SAFETY: CR4.FSGSBASE is set where the feature is there.
+        (FS::read_base().as_u64(), GS::read_base().as_u64())
+    } else {
+        (FsBase::read().as_u64(), GsBase::read().as_u64())
+    }
+}
+
+/// Sets the application's FS and GS base, canonical addresses.
+pub fn set_segment_bases(fs: u64, gs: u64) {
+    let (fs, gs) = (VirtAddr::new_truncate(fs), VirtAddr::new_truncate(gs));
+    if has(&HAS_FSGSBASE) {
+        // SAFETY: FS and GS are the application's.
+        unsafe {
+            FS::write_base(fs);
+            GS::write_base(gs);
+        }
+    } else {
+        FsBase::write(fs);
+        GsBase::write(gs);
     }
 }
 

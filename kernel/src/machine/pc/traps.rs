@@ -502,7 +502,7 @@ flush_write:
     mov cr3, rax
     ret
 
-    // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes not copied.
+    // copy_recoverable(to in rdi, from in rsi, len in rdx) -> bytes copied.
     // Large pieces first; the fault of a block is retried by words, that of a word by bytes, so that
     // all that can be copied is. See `bulk` for the two ways. Less than a block takes neither.
     .macro recover at, target
@@ -514,6 +514,7 @@ flush_write:
     .balign 16
     .global copy_recoverable
 copy_recoverable:
+    mov r9, rdx
     cmp rdx, 64
     jae 85f
 80: sub edx, 16
@@ -532,6 +533,8 @@ copy_recoverable:
     jae 81b
 82: add edx, 16
     jz 92f
+    cmp edx, 4
+    jb 83f
     test dl, 8
     jz 90f
 89: mov rax, [rsi]
@@ -556,11 +559,13 @@ copy_recoverable:
 88: mov [rdi], al
     recover 83b, 92f
     recover 88b, 92f
+    dec edx
+    jz 92f
     inc rsi
     inc rdi
-    dec edx
-    jnz 83b
-92: mov eax, edx
+    jmp 83b
+92: mov rax, r9
+    sub rax, rdx
     ret
 84: add edx, 16
     jmp 83b
@@ -575,7 +580,8 @@ copy_recoverable:
 14: lea rcx, [rcx * 8 + rdx]
 12: rep movsb
     recover 12b, 13f
-13: mov rax, rcx
+13: mov rax, r9
+    sub rax, rcx
     ret
 16: mov rcx, rdx
     shr rcx, 6
@@ -1022,7 +1028,7 @@ fn is_step_into_stub(regs: &UserRegs) -> bool {
 /// checked to lie in its half.
 pub unsafe fn copy_user(to: *mut u8, from: *const u8, len: usize) -> usize {
     // SAFETY: by the caller; faults on the application's side are recovered.
-    len - unsafe { copy_recoverable(to, from, len) }
+    unsafe { copy_recoverable(to, from, len) }
 }
 
 /// Zeros application memory; gives how many bytes were zeroed.

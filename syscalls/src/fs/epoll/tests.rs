@@ -295,10 +295,10 @@ fn timeouts_and_signals_end_the_wait() {
     assert_eq!(epoll.wait_max(1, 20), Ok(vec![]));
     assert_eq!(platform().monotonic_ns(), 20_001_000);
     let action = crate::task::signal::SignalAction {
-        handler: crate::task::signal::Handler::Function(UserAddr(0x1000)),
+        handler: crate::task::signal::Handler::at(UserAddr(0x1000)),
         ..Default::default()
     };
-    epoll.process.thread.process.set_action(SignalNumber::SIGUSR1, action);
+    epoll.process.thread.process.set_action(SignalNumber::SIGUSR1, &action, None);
     epoll.process.thread.send(SigInfo::kernel(SignalNumber::SIGUSR1));
     assert_eq!(epoll.wait_max(1, -1), Err(Errno::EINTR));
     // What is ready goes before the signal.

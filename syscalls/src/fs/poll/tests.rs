@@ -63,9 +63,9 @@ impl Fixture {
 
     /// A signal with a handler becomes pending.
     fn interrupt(&self) {
-        let handler = Handler::Function(UserAddr(0x1000));
+        let handler = Handler::at(UserAddr(0x1000));
         let action = SignalAction { handler, ..SignalAction::default() };
-        self.process.thread.process.set_action(SignalNumber::SIGUSR1, action);
+        self.process.thread.process.set_action(SignalNumber::SIGUSR1, &action, None);
         self.process.thread.send(SigInfo::kernel(SignalNumber::SIGUSR1));
     }
 }

@@ -164,7 +164,7 @@ impl Tty {
         if !self.controls(process) || foreground.is_none_or(|pgid| pgid == process.pgid()) {
             return Ok(());
         }
-        let is_ignored = process.action(signal).handler == Handler::Ignore;
+        let is_ignored = process.action(signal).handler == Handler::IGNORE;
         if thread.mask().contains(signal) || is_ignored {
             return if signal == SignalNumber::SIGTTIN { Err(Errno::EIO) } else { Ok(()) };
         }

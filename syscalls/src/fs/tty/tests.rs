@@ -449,10 +449,9 @@ fn interrupt_characters_signal_the_foreground() {
     let own = OwnPty::new(&discipline::standard_termios());
     let process = &own.process.thread.process;
     own.tty.set_session(process.sid(), process.pgid());
-    let action =
-        SignalAction { handler: Handler::Function(UserAddr(0x1000)), ..SignalAction::default() };
-    process.set_action(SignalNumber::SIGINT, action);
-    process.set_action(SignalNumber::SIGWINCH, action);
+    let action = SignalAction { handler: Handler::at(UserAddr(0x1000)), ..SignalAction::default() };
+    process.set_action(SignalNumber::SIGINT, &action, None);
+    process.set_action(SignalNumber::SIGWINCH, &action, None);
     own.tty.receive(b"lost");
     own.tty.receive(b"\x03");
     assert!(process.pending.set().contains(SignalNumber::SIGINT));

@@ -48,9 +48,6 @@ crate::user_struct!(ActionAbi { handler, flags, restorer, mask });
 
 const _: () = assert!(size_of::<ActionAbi>() == size_of::<linux::kernel_sigaction>());
 
-const SIG_DFL: u64 = 0;
-const SIG_IGN: u64 = 1;
-
 /// Flags that the kernel keeps; others read back as 0 (`man 2 sigaction`, "Dynamically probing for
 /// flag bit support").
 const KNOWN_FLAGS: u64 = (linux::SA_NOCLDSTOP
@@ -66,11 +63,7 @@ const KNOWN_FLAGS: u64 = (linux::SA_NOCLDSTOP
 impl From<ActionAbi> for SignalAction {
     fn from(abi: ActionAbi) -> Self {
         Self {
-            handler: match abi.handler {
-                SIG_DFL => Handler::Default,
-                SIG_IGN => Handler::Ignore,
-                address => Handler::Function(UserAddr(address)),
-            },
+            handler: Handler::at(UserAddr(abi.handler)),
             flags: abi.flags & KNOWN_FLAGS,
             restorer: UserAddr(abi.restorer),
             mask: SignalSet(abi.mask).blockable(),
@@ -81,11 +74,7 @@ impl From<ActionAbi> for SignalAction {
 impl From<SignalAction> for ActionAbi {
     fn from(action: SignalAction) -> Self {
         Self {
-            handler: match action.handler {
-                Handler::Default => SIG_DFL,
-                Handler::Ignore => SIG_IGN,
-                Handler::Function(address) => address.0,
-            },
+            handler: action.handler.address().0,
             flags: action.flags,
             restorer: action.restorer.0,
             mask: action.mask.0,
@@ -105,12 +94,36 @@ fn rt_sigaction(
     sigsetsize: usize,
 ) -> SysResult {
     check_set_size(sigsetsize)?;
+    if !oldact.is_null() || act.is_null() {
+        return ask_for_action(ctx, signum, act, oldact);
+    }
+    let new = act.read()?;
+    let signal = SignalNumber::new(signum.0)?;
+    if SignalSet::UNBLOCKABLE.contains(signal) {
+        return Err(Errno::EINVAL);
+    }
+    ctx.thread.process.set_action(signal, &new.into(), None);
+    Ok(0)
+}
+
+/// [`rt_sigaction`] where the former disposition is wanted.
+#[inline(never)]
+fn ask_for_action(
+    ctx: &Ctx<'_>,
+    signum: Signal,
+    act: UserPtr<ActionAbi>,
+    oldact: UserPtr<ActionAbi>,
+) -> SysResult {
     let new = act.read_optional()?;
     let signal = SignalNumber::new(signum.0)?;
     let process = &ctx.thread.process;
     let former = match new {
         Some(_) if SignalSet::UNBLOCKABLE.contains(signal) => return Err(Errno::EINVAL),
-        Some(new) => process.set_action(signal, new.into()),
+        Some(new) => {
+            let mut former = SignalAction::default();
+            process.set_action(signal, &new.into(), Some(&mut former));
+            former
+        }
         None => process.action(signal),
     };
     oldact.write_optional(&former.into())?;

@@ -176,8 +176,8 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
     let signal = info.signal();
     let action = process.action(signal);
     match action.handler {
-        Handler::Ignore => {}
-        Handler::Default => match signal.default_action() {
+        Handler::IGNORE => {}
+        Handler::DEFAULT => match signal.default_action() {
             DefaultAction::Ignore | DefaultAction::Continue => {}
             DefaultAction::Stop => {
                 let ignores = signal != SignalNumber::SIGSTOP
@@ -198,9 +198,9 @@ fn act(ctx: &mut Ctx<'_>, info: &SigInfo, interrupted: &mut Option<Errno>) {
             }
         },
         // Without rt_sigaction there is none.
-        Handler::Function(handler) => {
+        handler => {
             if let Some(enter_handler) = PART_HANDLERS.get() {
-                enter_handler(ctx, info, &action, handler, interrupted);
+                enter_handler(ctx, info, &action, handler.address(), interrupted);
             }
         }
     }
@@ -241,8 +241,8 @@ fn enter_handler(
     let thread = ctx.thread;
     let signal = info.signal();
     if action.has(linux::SA_RESETHAND) {
-        let reset = SignalAction { handler: Handler::Default, ..*action };
-        thread.process.actions().set(signal, reset);
+        let reset = SignalAction { handler: Handler::DEFAULT, ..*action };
+        thread.process.actions().set(signal, &reset, None);
     }
     let saved = thread.saved_mask.lock().take();
     let mask = thread.mask();
@@ -260,7 +260,7 @@ fn enter_handler(
             }
             // No stack to tell it on: SIGSEGV, and the end where that is what failed.
             if signal == SignalNumber::SIGSEGV {
-                thread.process.actions().set(signal, SignalAction::default());
+                thread.process.actions().set(signal, &SignalAction::default(), None);
             }
             thread.force(SigInfo::kernel(SignalNumber::SIGSEGV));
         }

@@ -90,16 +90,34 @@ impl SignalQueue {
     }
 }
 
-/// What a process has asked to happen on a signal.
+/// What a process has asked to happen on a signal, as Linux has it: the address of a function, or a value
+/// that is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Handler {
+pub struct Handler(u64);
+
+impl Handler {
     /// `SIG_DFL`.
-    #[default]
-    Default,
+    pub const DEFAULT: Self = Self(0);
     /// `SIG_IGN`.
-    Ignore,
-    /// The function at this address.
-    Function(UserAddr),
+    pub const IGNORE: Self = Self(1);
+
+    /// What is at this address; [`Self::DEFAULT`] and [`Self::IGNORE`] have one as well.
+    #[must_use]
+    pub const fn at(address: UserAddr) -> Self {
+        Self(address.0)
+    }
+
+    /// The address, by which an application knows it.
+    #[must_use]
+    pub const fn address(self) -> UserAddr {
+        UserAddr(self.0)
+    }
+
+    /// Whether it is a function of the application's.
+    #[must_use]
+    pub const fn is_function(self) -> bool {
+        self.0 > Self::IGNORE.0
+    }
 }
 
 /// A disposition (`struct kernel_sigaction`).
@@ -125,11 +143,10 @@ impl SignalAction {
     /// Whether `signal` with this disposition has no effect.
     #[must_use]
     pub fn ignores(&self, signal: SignalNumber) -> bool {
-        match self.handler {
-            Handler::Ignore => true,
-            Handler::Default => signal.default_action() == DefaultAction::Ignore,
-            Handler::Function(_) => false,
+        if self.handler.is_function() {
+            return false;
         }
+        self.handler == Handler::IGNORE || signal.default_action() == DefaultAction::Ignore
     }
 }
 
@@ -157,9 +174,20 @@ impl SignalActions {
         self.table.lock()[signal.index()]
     }
 
-    /// Replaces the disposition of `signal`; gives the former.
-    pub fn set(&self, signal: SignalNumber, action: SignalAction) -> SignalAction {
-        core::mem::replace(&mut self.table.lock()[signal.index()], action)
+    /// Replaces the disposition of `signal`; gives the former to `former`.
+    #[inline]
+    pub fn set(
+        &self,
+        signal: SignalNumber,
+        action: &SignalAction,
+        former: Option<&mut SignalAction>,
+    ) {
+        let mut table = self.table.lock();
+        let slot = &mut table[signal.index()];
+        if let Some(former) = former {
+            *former = *slot;
+        }
+        *slot = *action;
     }
 
     /// A copy, as `fork` makes it.
@@ -171,22 +199,20 @@ impl SignalActions {
     /// As `execve` leaves it: handlers become the default, what is ignored stays ignored.
     pub fn reset_for_exec(&self) {
         for action in &mut *self.table.lock() {
-            let handler = match action.handler {
-                Handler::Ignore => Handler::Ignore,
-                Handler::Default | Handler::Function(_) => Handler::Default,
-            };
+            let is_ignored = action.handler == Handler::IGNORE;
+            let handler = if is_ignored { Handler::IGNORE } else { Handler::DEFAULT };
             *action = SignalAction { handler, ..SignalAction::default() };
         }
     }
 
     /// All dispositions become the default (`CLONE_CLEAR_SIGHAND`): ignored ones stay, as in Linux.
     pub fn ignored(&self) -> SignalSet {
-        self.collect(|action| action.handler == Handler::Ignore)
+        self.collect(|action| action.handler == Handler::IGNORE)
     }
 
     /// The signals that have a handler, for `/proc/<pid>/status`.
     pub fn caught(&self) -> SignalSet {
-        self.collect(|action| matches!(action.handler, Handler::Function(_)))
+        self.collect(|action| action.handler.is_function())
     }
 
     fn collect(&self, accept: impl Fn(&SignalAction) -> bool) -> SignalSet {

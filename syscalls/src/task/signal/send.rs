@@ -54,6 +54,8 @@ impl Process {
     }
 
     /// Drops pending signals of the process and of all its threads.
+    #[cold]
+    #[inline(never)]
     pub(in crate::task) fn discard_everywhere(&self, set: SignalSet) {
         self.pending.discard(set);
         for thread in self.threads() {
@@ -153,15 +155,24 @@ impl Process {
 
     /// Replaces a disposition (`man 2 sigaction`); pending instances of a signal that is ignored
     /// from now on are dropped.
-    pub fn set_action(&self, signal: SignalNumber, action: SignalAction) -> SignalAction {
-        let former = self.actions.lock().set(signal, action);
-        if action.ignores(signal)
-            || (action.handler == Handler::Default
-                && signal.default_action() == DefaultAction::Continue)
-        {
+    #[inline]
+    pub fn set_action(
+        &self,
+        signal: SignalNumber,
+        action: &SignalAction,
+        former: Option<&mut SignalAction>,
+    ) {
+        self.actions.lock().set(signal, action, former);
+        if !action.handler.is_function() {
+            self.discard_ignored(signal, action);
+        }
+    }
+
+    #[inline(never)]
+    fn discard_ignored(&self, signal: SignalNumber, action: &SignalAction) {
+        if action.ignores(signal) || signal.default_action() == DefaultAction::Continue {
             self.discard_everywhere(SignalSet::of(signal));
         }
-        former
     }
 }
 
@@ -189,9 +200,9 @@ impl Thread {
         let signal = info.signal();
         let action = self.process.action(signal);
         let is_blocked = self.mask().contains(signal);
-        if is_blocked || action.handler == Handler::Ignore {
-            let default = SignalAction { handler: Handler::Default, ..action };
-            self.process.actions().set(signal, default);
+        if is_blocked || action.handler == Handler::IGNORE {
+            let default = SignalAction { handler: Handler::DEFAULT, ..action };
+            self.process.actions().set(signal, &default, None);
         }
         if is_blocked {
             self.set_mask(self.mask() & !SignalSet::of(signal));
