@@ -70,7 +70,7 @@ pub(super) fn release_user_memory(thread: &Thread) {
     if !clear.is_null() {
         // Linux does so only while somebody shares the memory; nobody else could look.
         if UserPtr::from(clear).write(&0i32).is_ok() {
-            super::futex::wake_address(thread, clear, 1);
+            super::futex::wake_address(thread, clear);
         }
     }
 }
@@ -129,7 +129,7 @@ fn become_zombie(last: &Thread, exit: Exit) {
         reap_now = parent.as_ref().is_none_or(|parent| {
             let action = parent.action(SignalNumber::SIGCHLD);
             process.exit_signal.load(Ordering::Relaxed) == linux::SIGCHLD as i32
-                && (action.handler == Handler::Ignore || action.has(linux::SA_NOCLDWAIT))
+                && (action.handler == Handler::IGNORE || action.has(linux::SA_NOCLDWAIT))
         });
         if reap_now {
             reap(process, &mut tasks);

@@ -10,10 +10,17 @@
 //! the mapping and the place in it. Queues hang off a hash table; locks of two buckets are taken in
 //! order of their index.
 
+mod pi;
+mod robust;
+
 use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec::Vec};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linux_raw_sys::general as linux;
+
+use pi::{cmp_requeue_pi, lock_pi, try_lock_pi, unlock_pi, wait_requeue_pi};
+pub(super) use robust::release_robust_list;
+use robust::{get_robust_list, set_robust_list};
 
 use super::{Ctx, Thread};
 use crate::{
@@ -37,21 +44,22 @@ crate::user_struct!(linux::futex_waitv { val, uaddr, flags, __reserved });
 
 /// What a futex is, whatever addresses it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    /// In memory of one address space.
-    Private { space: usize, addr: u64 },
-    /// In a shared mapping, at this byte of it.
-    Shared { mapping: usize, at: u64 },
+struct Key {
+    /// The address space, or the mapping with [`Key::SHARED`]: both live in memory of the kernel's, at even
+    /// addresses.
+    object: usize,
+    /// The address there, or the byte of the mapping.
+    at: u64,
 }
 
 impl Key {
+    /// The futex is in a shared mapping.
+    const SHARED: usize = 1;
+
     fn bucket(&self) -> usize {
-        let (a, b) = match *self {
-            Self::Private { space, addr } => (space as u64, addr),
-            Self::Shared { mapping, at } => (mapping as u64, at),
-        };
         // Fibonacci hashing; the low bits of both are mostly zero.
-        let mixed = (a ^ b.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed =
+            (self.object as u64 ^ self.at.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 32) as usize % BUCKETS
     }
 }
@@ -87,8 +95,8 @@ struct Waiter {
     bitset: u32,
     /// Which of the futexes that the thread waits for.
     index: usize,
-    /// The thread, where it waits for ownership (priority inheritance).
-    owner: Option<Arc<Thread>>,
+    /// Where the thread waits for ownership (priority inheritance).
+    pi: Option<Box<pi::Claim>>,
     sleeper: Arc<Sleeper>,
 }
 
@@ -118,23 +126,38 @@ impl FutexTable {
     }
 
     /// Wakes up to `count` waiters of `key` that share a bit with `bitset`; gives how many.
-    fn wake(&self, key: &Key, count: usize, bitset: u32) -> usize {
+    ///
+    /// # Errors
+    /// `EINVAL` where one of them waits for ownership: only its owner, or a requeue, lets that go on.
+    fn wake(&self, key: &Key, count: usize, bitset: u32) -> SysResult {
         let mut queue = self.bucket(key).lock();
         let mut woken = 0;
         let mut at = 0;
-        while woken < count {
-            let Some(waiter) = queue.get(at) else { break };
-            if waiter.key == *key && waiter.bitset & bitset != 0 {
-                let waiter = if at == 0 { queue.pop_front() } else { queue.remove(at) };
-                if let Some(waiter) = waiter {
-                    waiter.wake();
-                }
-                woken += 1;
-            } else {
+        while woken < count
+            && let Some(waiter) = queue.get(at)
+        {
+            if waiter.key != *key || waiter.bitset & bitset == 0 {
                 at += 1;
+                continue;
             }
+            if waiter.pi.is_some() {
+                return Err(Errno::EINVAL);
+            }
+            waiter.wake();
+            drop(if at == 0 { queue.pop_front() } else { queue.remove(at) });
+            woken += 1;
         }
-        woken
+        Ok(woken)
+    }
+
+    /// Wakes one waiter of `key`, whatever it waits for.
+    fn wake_one(&self, key: &Key) {
+        let mut queue = self.bucket(key).lock();
+        if let Some(at) = queue.iter().position(|waiter| waiter.key == *key)
+            && let Some(waiter) = queue.remove(at)
+        {
+            waiter.wake();
+        }
     }
 
     /// Takes a sleeper out of all its queues.
@@ -161,21 +184,28 @@ enum Scope {
 }
 
 /// The futex at `addr`.
+#[inline]
 fn key_of(thread: &Thread, addr: UserAddr, scope: Scope) -> Result<Key, Errno> {
     if !addr.0.is_multiple_of(size_of::<u32>() as u64) {
         return Err(Errno::EINVAL);
     }
     addr.check(size_of::<u32>())?;
     if scope == Scope::Any
-        && let Some(area) = thread.mm().area_at(addr)
-        && area.is_shared()
-        && let Some(file) = area.file()
+        && let Some(key) = shared_key(thread, addr)
     {
-        let mapping = Arc::as_ptr(&file.mapping).cast::<()>() as usize;
-        let page = crate::page::PAGE_SIZE as u64;
-        return Ok(Key::Shared { mapping, at: area.page_index(addr.0) * page + addr.0 % page });
+        return Ok(key);
     }
-    Ok(Key::Private { space: thread.process.memory_id(), addr: addr.0 })
+    Ok(Key { object: thread.process.memory_id(), at: addr.0 })
+}
+
+/// The futex at `addr` where that is in a shared mapping.
+#[inline(never)]
+fn shared_key(thread: &Thread, addr: UserAddr) -> Option<Key> {
+    let area = thread.mm().area_at(addr).filter(|area| area.is_shared())?;
+    let mapping = Arc::as_ptr(&area.file()?.mapping).cast::<()>() as usize;
+    let page = crate::page::PAGE_SIZE as u64;
+    let at = area.page_index(addr.0) * page + addr.0 % page;
+    Some(Key { object: mapping | Key::SHARED, at })
 }
 
 fn load(addr: UserAddr) -> Result<u32, Errno> {
@@ -188,10 +218,10 @@ fn exchange(addr: UserAddr, expected: u32, new: u32) -> Result<bool, Errno> {
     found.map(|found| found == expected).ok_or(Errno::EFAULT)
 }
 
-/// Wakes up to `count` threads that wait on `addr`, in whatever process.
-pub(super) fn wake_address(thread: &Thread, addr: UserAddr, count: usize) {
+/// Wakes one of the threads that wait on `addr`, in whatever process.
+pub(super) fn wake_address(thread: &Thread, addr: UserAddr) {
     if let Ok(key) = key_of(thread, addr, Scope::Any) {
-        table(thread).wake(&key, count, linux::FUTEX_BITSET_MATCH_ANY);
+        table(thread).wake_one(&key);
     }
 }
 
@@ -204,28 +234,60 @@ struct Wanted {
     scope: Scope,
 }
 
+/// Waits until woken.
+///
+/// # Errors
+/// `EAGAIN` where the word is not as expected, `ETIMEDOUT`, `ERESTARTSYS`, `EFAULT`.
+fn wait(thread: &Thread, wanted: &Wanted, deadline_ns: Option<u64>) -> Result<(), Errno> {
+    let key = key_of(thread, wanted.addr, wanted.scope)?;
+    let sleeper = Sleeper::of(thread);
+    let waiter =
+        Waiter { key, bitset: wanted.bitset, index: 0, pi: None, sleeper: sleeper.clone() };
+    table(thread).bucket(&key).lock().push_back(waiter);
+    let ended = match load(wanted.addr) {
+        Ok(found) if found == wanted.expected => sleep(thread, sleeper, deadline_ns),
+        Ok(_) => Err(Errno::EAGAIN),
+        Err(errno) => Err(errno),
+    };
+    match ended {
+        Ok(_) => Ok(()),
+        Err(errno) => give_up(thread, &key, sleeper, errno),
+    }
+}
+
+/// Takes a thread that waits on one futex out of the queue. Whoever has woken it nevertheless counts on
+/// that.
+///
+/// # Errors
+/// `errno`.
+#[inline(never)]
+fn give_up(thread: &Thread, key: &Key, sleeper: &Arc<Sleeper>, errno: Errno) -> Result<(), Errno> {
+    let table = table(thread);
+    let found = {
+        let mut queue = table.bucket(key).lock();
+        let before = queue.len();
+        queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
+        queue.len() != before
+    };
+    // Mostly it is where it was put; a requeue may have moved it.
+    if !found && sleeper.outcome.load(Ordering::Acquire) == ASLEEP {
+        table.forget(sleeper);
+    }
+    if sleeper.outcome.load(Ordering::Acquire) == ASLEEP { Err(errno) } else { Ok(()) }
+}
+
 /// Waits on all of `wanted` until one is woken; gives its index.
 ///
 /// # Errors
-/// `EAGAIN` where one is not as expected, `ETIMEDOUT`, `ERESTARTSYS`, `EFAULT`.
-fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<usize, Errno> {
+/// As [`wait`].
+fn wait_many(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<usize, Errno> {
     let key = |futex: &Wanted| key_of(thread, futex.addr, futex.scope);
-    let (single, many);
-    let keys: &[Key] = match wanted {
-        [futex] => {
-            single = [key(futex)?];
-            &single
-        }
-        _ => {
-            many = wanted.iter().map(key).collect::<Result<Vec<Key>, _>>()?;
-            &many
-        }
-    };
+    let keys = wanted.iter().map(key).collect::<Result<Vec<Key>, _>>()?;
     let sleeper = Sleeper::of(thread);
     let table = table(thread);
-    for (index, (futex, key)) in wanted.iter().zip(keys).enumerate() {
+    for (index, (futex, key)) in wanted.iter().zip(&keys).enumerate() {
         let (sleeper, bitset) = (sleeper.clone(), futex.bitset);
-        let waiter = Waiter { key: *key, bitset, index, owner: None, sleeper };
+        let waiter = Waiter { key: *key, bitset, index, pi: None, sleeper };
         table.bucket(key).lock().push_back(waiter);
     }
     let compared = wanted.iter().try_for_each(|futex| {
@@ -235,22 +297,7 @@ fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<
         Ok(()) => sleep(thread, sleeper, deadline_ns),
         Err(errno) => Err(errno),
     };
-    let took_all = wanted.len() == 1 && ended.is_ok();
-    if !took_all {
-        if wanted.len() == 1 {
-            // Mostly it is where it was put; a requeue may have moved it.
-            let mut queue = table.bucket(&keys[0]).lock();
-            let before = queue.len();
-            queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
-            let found = queue.len() != before;
-            drop(queue);
-            if !found && sleeper.outcome.load(Ordering::Acquire) == ASLEEP {
-                table.forget(sleeper);
-            }
-        } else {
-            table.forget(sleeper);
-        }
-    }
+    table.forget(sleeper);
     // Whoever woke it counts on that, whatever else has come true meanwhile.
     match sleeper.outcome.load(Ordering::Acquire) {
         ASLEEP => ended,
@@ -259,6 +306,7 @@ fn wait(thread: &Thread, wanted: &[Wanted], deadline_ns: Option<u64>) -> Result<
 }
 
 /// Blocks until woken.
+#[inline]
 fn sleep(thread: &Thread, sleeper: &Sleeper, deadline_ns: Option<u64>) -> Result<usize, Errno> {
     loop {
         match sleeper.outcome.load(Ordering::Acquire) {
@@ -277,8 +325,8 @@ fn sleep(thread: &Thread, sleeper: &Sleeper, deadline_ns: Option<u64>) -> Result
 
 /// Waits on one futex; interrupted with a deadline, it goes on to the same deadline.
 fn wait_one(ctx: &mut Ctx<'_>, wanted: Wanted, deadline_ns: Option<u64>) -> SysResult {
-    match wait(ctx.thread, &[wanted], deadline_ns) {
-        Ok(_) => Ok(0),
+    match wait(ctx.thread, &wanted, deadline_ns) {
+        Ok(()) => Ok(0),
         Err(Errno::ERESTARTSYS) if deadline_ns.is_some() => {
             ctx.thread.set_restart(Box::new(move |ctx| wait_one(ctx, wanted, deadline_ns)));
             Err(Errno::ERESTART_RESTARTBLOCK)
@@ -286,6 +334,10 @@ fn wait_one(ctx: &mut Ctx<'_>, wanted: Wanted, deadline_ns: Option<u64>) -> SysR
         Err(errno) => Err(errno),
     }
 }
+
+/// The operations that `FUTEX_CLOCK_REALTIME` can go with.
+const TIMED_BY_CHOICE: [u32; 3] =
+    [linux::FUTEX_WAIT_BITSET, linux::FUTEX_WAIT_REQUEUE_PI, linux::FUTEX_LOCK_PI2];
 
 fn futex(
     ctx: &mut Ctx<'_>,
@@ -300,7 +352,7 @@ fn futex(
     let scope = if op & linux::FUTEX_PRIVATE_FLAG != 0 { Scope::Private } else { Scope::Any };
     let is_realtime = op & linux::FUTEX_CLOCK_REALTIME != 0;
     let command = op & !(linux::FUTEX_PRIVATE_FLAG | linux::FUTEX_CLOCK_REALTIME);
-    if is_realtime && ![linux::FUTEX_WAIT_BITSET, linux::FUTEX_LOCK_PI2].contains(&command) {
+    if is_realtime && !TIMED_BY_CHOICE.contains(&command) {
         return Err(Errno::ENOSYS);
     }
     let base = if is_realtime { TimeBase::Realtime } else { TimeBase::Monotonic };
@@ -327,7 +379,7 @@ fn futex(
                 return Err(Errno::EINVAL);
             }
             let key = key_of(ctx.thread, uaddr, scope)?;
-            Ok(table(ctx.thread).wake(&key, wake_count(val), bitset))
+            table(ctx.thread).wake(&key, wake_count(val), bitset)
         }
         _ => {
             let more = PART_MORE.get().ok_or(Errno::ENOSYS)?;
@@ -367,11 +419,18 @@ fn more(ctx: &mut Ctx<'_>, request: MoreRequest) -> SysResult {
         linux::FUTEX_WAKE_OP => wake_op(ctx.thread, [uaddr, uaddr2], scope, val, val2, val3),
         linux::FUTEX_LOCK_PI => {
             let deadline = absolute_deadline(time, TimeBase::Realtime)?;
-            lock_pi(ctx, uaddr, scope, deadline)
+            lock_pi(ctx.thread, uaddr, scope, deadline)
         }
         linux::FUTEX_LOCK_PI2 => {
             let deadline = absolute_deadline(time, base)?;
-            lock_pi(ctx, uaddr, scope, deadline)
+            lock_pi(ctx.thread, uaddr, scope, deadline)
+        }
+        linux::FUTEX_WAIT_REQUEUE_PI => {
+            let deadline = absolute_deadline(time, base)?;
+            wait_requeue_pi(ctx.thread, [uaddr, uaddr2], scope, val, deadline)
+        }
+        linux::FUTEX_CMP_REQUEUE_PI => {
+            cmp_requeue_pi(ctx.thread, [uaddr, uaddr2], scope, val, val2, val3)
         }
         linux::FUTEX_TRYLOCK_PI => try_lock_pi(ctx.thread, uaddr, scope),
         linux::FUTEX_UNLOCK_PI => unlock_pi(ctx.thread, uaddr, scope),
@@ -401,44 +460,51 @@ fn cmp_requeue(
     if expected.is_some() {
         load(from)?;
     }
-    let table = table(thread);
-    let (first, second) = (from_key.bucket(), to_key.bucket());
-    let mut low = table.buckets[first.min(second)].lock();
-    let mut high = (first != second).then(|| table.buckets[first.max(second)].lock());
-    if let Some(expected) = expected
-        && load(from)? != expected
-    {
-        return Err(Errno::EAGAIN);
-    }
-    let mut woken = 0;
-    let mut moved = VecDeque::new();
-    {
-        let queue = match &mut high {
-            Some(high) if first > second => high,
-            _ => &mut low,
-        };
-        let waiters = core::mem::take(&mut **queue);
-        for mut waiter in waiters {
+    lock_both(table(thread), [&from_key, &to_key], |queue, target| {
+        if let Some(expected) = expected
+            && load(from)? != expected
+        {
+            return Err(Errno::EAGAIN);
+        }
+        // Who waits to own a lock is moved with that alone.
+        let mut meant = queue.iter().filter(|waiter| waiter.key == from_key);
+        if wake | requeue != 0 && meant.next().is_some_and(|waiter| waiter.pi.is_some()) {
+            return Err(Errno::EINVAL);
+        }
+        let (mut woken, mut moved) = (0, VecDeque::new());
+        for mut waiter in core::mem::take(queue) {
             if waiter.key != from_key {
                 queue.push_back(waiter);
-            } else if woken < wake as usize {
+            } else if woken < wake as usize && waiter.pi.is_none() {
                 waiter.wake();
                 woken += 1;
-            } else if moved.len() < requeue as usize {
+            } else if moved.len() < requeue as usize && waiter.pi.is_none() {
                 waiter.key = to_key;
                 moved.push_back(waiter);
             } else {
                 queue.push_back(waiter);
             }
         }
+        let count = moved.len();
+        target.unwrap_or(queue).append(&mut moved);
+        Ok(woken + count)
+    })
+}
+
+/// Runs `f` with the queues of two futexes locked, in the order of their buckets. It is given one queue
+/// where both have the same.
+fn lock_both<R>(
+    table: &FutexTable,
+    [from, to]: [&Key; 2],
+    f: impl FnOnce(&mut VecDeque<Waiter>, Option<&mut VecDeque<Waiter>>) -> R,
+) -> R {
+    let (first, second) = (from.bucket(), to.bucket());
+    let mut low = table.buckets[first.min(second)].lock();
+    if first == second {
+        return f(&mut low, None);
     }
-    let count = moved.len();
-    let queue = match &mut high {
-        Some(high) if second > first => high,
-        _ => &mut low,
-    };
-    queue.append(&mut moved);
-    Ok(woken + count)
+    let mut high = table.buckets[first.max(second)].lock();
+    if first < second { f(&mut low, Some(&mut high)) } else { f(&mut high, Some(&mut low)) }
 }
 
 /// Changes the second word, then wakes waiters of the first and, depending on what the second was,
@@ -485,123 +551,11 @@ fn wake_op(
         _ => return Err(Errno::ENOSYS),
     };
     let any = linux::FUTEX_BITSET_MATCH_ANY;
-    let mut woken = table(thread).wake(&keys.0, wake_count(wake), any);
+    let mut woken = table(thread).wake(&keys.0, wake_count(wake), any)?;
     if holds {
-        woken += table(thread).wake(&keys.1, wake_count(wake2), any);
+        woken += table(thread).wake(&keys.1, wake_count(wake2), any)?;
     }
     Ok(woken)
-}
-
-// Futexes with an owner (`FUTEX_LOCK_PI`): the word holds the owner's thread id. Who releases the
-// lock hands it to the thread that has waited longest. Priorities are not inherited.
-
-const TID_MASK: u32 = linux::FUTEX_TID_MASK;
-const WAITERS: u32 = linux::FUTEX_WAITERS;
-const OWNER_DIED: u32 = linux::FUTEX_OWNER_DIED;
-
-/// Takes the lock if it is free; the queue is locked. `None` where somebody else has it.
-fn take_if_free(
-    thread: &Thread,
-    addr: UserAddr,
-    queue: &VecDeque<Waiter>,
-    key: &Key,
-) -> Result<Option<()>, Errno> {
-    loop {
-        let word = load(addr)?;
-        if word & TID_MASK == thread.tid() as u32 {
-            return Err(Errno::EDEADLK);
-        }
-        if word & TID_MASK != 0 {
-            return Ok(None);
-        }
-        let waiters = if queue.iter().any(|waiter| waiter.key == *key) { WAITERS } else { 0 };
-        if exchange(addr, word, thread.tid() as u32 | word & OWNER_DIED | waiters)? {
-            return Ok(Some(()));
-        }
-    }
-}
-
-fn lock_pi(ctx: &mut Ctx<'_>, addr: UserAddr, scope: Scope, deadline_ns: Option<u64>) -> SysResult {
-    let thread = ctx.thread;
-    let key = key_of(thread, addr, scope)?;
-    load(addr)?;
-    let table = table(thread);
-    loop {
-        let sleeper = Sleeper::new();
-        {
-            let mut queue = table.bucket(&key).lock();
-            loop {
-                if take_if_free(thread, addr, &queue, &key)?.is_some() {
-                    return Ok(0);
-                }
-                let word = load(addr)?;
-                let owner = (word & TID_MASK) as i32;
-                if owner != 0 && thread.process.system.thread(owner).is_none() {
-                    return Err(Errno::ESRCH);
-                }
-                if word & TID_MASK != 0 && exchange(addr, word, word | WAITERS)? {
-                    break;
-                }
-            }
-            queue.push_back(Waiter {
-                key,
-                bitset: linux::FUTEX_BITSET_MATCH_ANY,
-                index: 0,
-                owner: Some(thread.clone()),
-                sleeper: sleeper.clone(),
-            });
-        }
-        let ended = sleep(thread, &sleeper, deadline_ns);
-        {
-            let mut queue = table.bucket(&key).lock();
-            queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, &sleeper));
-        }
-        // Handed over, or woken by the owner's death: then it is free.
-        if load(addr)? & TID_MASK == thread.tid() as u32 {
-            return Ok(0);
-        }
-        match ended {
-            Ok(_) => {}
-            Err(Errno::ERESTARTSYS) => return Err(Errno::ERESTARTNOINTR),
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-fn try_lock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
-    let key = key_of(thread, addr, scope)?;
-    load(addr)?;
-    let queue = table(thread).bucket(&key).lock();
-    match take_if_free(thread, addr, &queue, &key)? {
-        Some(()) => Ok(0),
-        None => Err(Errno::EAGAIN),
-    }
-}
-
-fn unlock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
-    let key = key_of(thread, addr, scope)?;
-    load(addr)?;
-    let mut queue = table(thread).bucket(&key).lock();
-    loop {
-        let word = load(addr)?;
-        if word & TID_MASK != thread.tid() as u32 {
-            return Err(Errno::EPERM);
-        }
-        let waits = |waiter: &Waiter| waiter.key == key && waiter.owner.is_some();
-        let at = queue.iter().position(waits);
-        let more = queue.iter().filter(|waiter| waits(waiter)).count() > 1;
-        let heir = at.and_then(|at| queue.get(at)?.owner.clone());
-        let new = match &heir {
-            Some(heir) => heir.tid() as u32 | if more { WAITERS } else { 0 },
-            None => 0,
-        };
-        if exchange(addr, word, new)? {
-            if let Some(waiter) = at.and_then(|at| queue.remove(at)) {
-                waiter.wake();
-            }
-            return Ok(0);
-        }
-    }
 }
 
 fn futex_waitv(
@@ -642,120 +596,5 @@ fn futex_waitv(
             scope: if is_private { Scope::Private } else { Scope::Any },
         });
     }
-    wait(ctx.thread, &wanted, deadline)
-}
-
-// Robust lists (`man 2 get_robust_list`, `Documentation/locking/robust-futexes.rst`).
-
-const ROBUST_HEAD_LEN: usize = size_of::<linux::robust_list_head>();
-
-fn set_robust_list(ctx: &mut Ctx<'_>, head: UserAddr, len: usize) -> SysResult {
-    if len != ROBUST_HEAD_LEN {
-        return Err(Errno::EINVAL);
-    }
-    ctx.thread.robust_list.store(head.0, Ordering::Relaxed);
-    Ok(0)
-}
-
-fn get_robust_list(
-    ctx: &mut Ctx<'_>,
-    pid: i32,
-    head_ptr: UserPtr<u64>,
-    len_ptr: UserPtr<u64>,
-) -> SysResult {
-    let target = match pid {
-        0 => ctx.thread.clone(),
-        pid => ctx.thread.process.system.thread(pid).ok_or(Errno::ESRCH)?,
-    };
-    if !super::may_trace(ctx.thread, &target) {
-        return Err(Errno::EPERM);
-    }
-    len_ptr.write(&(ROBUST_HEAD_LEN as u64))?;
-    head_ptr.write(&target.robust_list.load(Ordering::Relaxed))?;
-    Ok(0)
-}
-
-/// Bit 0 of a list pointer: the lock is one with priority inheritance.
-const PI_BIT: u64 = 1;
-
-/// See [`PI_BIT`].
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LockKind {
-    Plain,
-    PriorityInheriting,
-}
-
-impl LockKind {
-    fn of(pointer: u64) -> Self {
-        if pointer & PI_BIT != 0 { Self::PriorityInheriting } else { Self::Plain }
-    }
-}
-
-/// Whether a lock is in the list, or was being taken or released when the thread ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Listed {
-    Fully,
-    Pending,
-}
-
-/// Marks the robust futexes that an ending thread holds, and wakes their waiters.
-pub(super) fn release_robust_list(thread: &Thread) {
-    let head = thread.robust_list.swap(0, Ordering::Relaxed);
-    if head != 0 {
-        // Whatever is wrong with the list is the application's loss.
-        let _ = walk_robust_list(thread, UserAddr(head));
-    }
-}
-
-fn walk_robust_list(thread: &Thread, head: UserAddr) -> Result<(), Errno> {
-    let word = |at: usize| UserPtr::<u64>::from(head.offset(at)).read();
-    let mut entry = word(core::mem::offset_of!(linux::robust_list_head, list))?;
-    let offset = word(core::mem::offset_of!(linux::robust_list_head, futex_offset))?;
-    let pending = word(core::mem::offset_of!(linux::robust_list_head, list_op_pending))?;
-    let futex = |entry: u64| UserAddr((entry & !PI_BIT).wrapping_add(offset));
-    for _ in 0..linux::ROBUST_LIST_LIMIT {
-        if entry & !PI_BIT == head.0 {
-            break;
-        }
-        // Read first: the waiter that is woken may take the entry away.
-        let next = UserPtr::<u64>::from(UserAddr(entry & !PI_BIT)).read();
-        if entry != pending {
-            owner_died(thread, futex(entry), LockKind::of(entry), Listed::Fully)?;
-        }
-        entry = next?;
-    }
-    if pending & !PI_BIT != 0 {
-        owner_died(thread, futex(pending), LockKind::of(pending), Listed::Pending)?;
-    }
-    Ok(())
-}
-
-/// `handle_futex_death`.
-fn owner_died(
-    thread: &Thread,
-    addr: UserAddr,
-    kind: LockKind,
-    listed: Listed,
-) -> Result<(), Errno> {
-    if !addr.0.is_multiple_of(size_of::<u32>() as u64) {
-        return Err(Errno::EINVAL);
-    }
-    addr.check(size_of::<u32>())?;
-    loop {
-        let word = load(addr)?;
-        if listed == Listed::Pending && kind == LockKind::Plain && word == 0 {
-            // It was just released, but whom to wake had not been told yet.
-            wake_address(thread, addr, 1);
-            return Ok(());
-        }
-        if word & TID_MASK != thread.tid() as u32 {
-            return Ok(());
-        }
-        if exchange(addr, word, word & WAITERS | OWNER_DIED)? {
-            if word & WAITERS != 0 {
-                wake_address(thread, addr, 1);
-            }
-            return Ok(());
-        }
-    }
+    wait_many(ctx.thread, &wanted, deadline)
 }

@@ -144,9 +144,8 @@ fn fork_copies_memory_and_wait_collects_the_status() {
 #[test]
 fn sigchld_tells_of_the_child_and_a_signal_is_a_status() {
     let process = TestProcess::new();
-    let action =
-        SignalAction { handler: Handler::Function(UserAddr(4096)), ..SignalAction::default() };
-    process.thread.process.set_action(SignalNumber::SIGCHLD, action);
+    let action = SignalAction { handler: Handler::at(UserAddr(4096)), ..SignalAction::default() };
+    process.thread.process.set_action(SignalNumber::SIGCHLD, &action, None);
     let child = process.fork();
     child.process.send(SigInfo::kernel(SignalNumber::SIGTERM));
     assert_eq!(run_as(&child, |ctx| return_to_user(ctx, None)), Next::Ended);
@@ -172,8 +171,8 @@ fn sigchld_tells_of_the_child_and_a_signal_is_a_status() {
 #[test]
 fn a_parent_that_ignores_sigchld_has_no_zombies() {
     let process = TestProcess::new();
-    let ignore = SignalAction { handler: Handler::Ignore, ..SignalAction::default() };
-    process.thread.process.set_action(SignalNumber::SIGCHLD, ignore);
+    let ignore = SignalAction { handler: Handler::IGNORE, ..SignalAction::default() };
+    process.thread.process.set_action(SignalNumber::SIGCHLD, &ignore, None);
     let child = process.fork();
     end(&child, 0);
     assert_eq!(process.wait4(-1, 0), Err(Errno::ECHILD));
@@ -405,6 +404,52 @@ fn a_lock_with_an_owner_is_handed_over() {
     assert_eq!(lock(linux::FUTEX_TRYLOCK_PI), Err(Errno::EAGAIN));
     process.write(word, &4711u32);
     assert_eq!(lock(linux::FUTEX_LOCK_PI), Err(Errno::ESRCH));
+}
+
+#[test]
+fn who_waits_for_a_condition_is_given_the_lock_or_waits_for_it() {
+    let process = TestProcess::new();
+    let (condition, lock, other) = (process.alloc(4), process.alloc(4), process.alloc(4));
+    let requeue = |wake: u64, count: u64, to: u64, expected: u64| {
+        let arguments = [condition.0, wake, count, to, expected];
+        futex(&process, linux::FUTEX_CMP_REQUEUE_PI, arguments)
+    };
+    assert_eq!(requeue(1, 9, lock.0, 0), Ok(0));
+    assert_eq!(requeue(1, 9, lock.0, 1), Err(Errno::EAGAIN));
+    for wrong in [(0, 9, lock.0), (2, 9, lock.0), (1, u64::MAX, lock.0), (1, 9, condition.0)] {
+        assert_eq!(requeue(wrong.0, wrong.1, wrong.2, 0), Err(Errno::EINVAL), "{wrong:?}");
+    }
+    let wait = linux::FUTEX_WAIT_REQUEUE_PI.into();
+    let waiting = waiters(&process, 2, |_| [condition.0, wait, 0, 0, lock.0, 0]);
+    let wake = || futex(&process, linux::FUTEX_WAKE, [condition.0, 1, 0, 0, 0]);
+    while wake() != Err(Errno::EINVAL) {
+        std::thread::yield_now();
+    }
+    assert_eq!(requeue(1, 9, other.0, 0), Err(Errno::EINVAL));
+    // The lock is free: the first has it at once, the other when it is free again.
+    let mut given = requeue(1, 0, lock.0, 0).unwrap();
+    assert_eq!(given, 1);
+    let owner = process.read::<u32>(lock) & linux::FUTEX_TID_MASK;
+    assert_ne!(owner, 0);
+    while given < 2 {
+        given += requeue(1, 0, lock.0, 0).unwrap();
+        std::thread::yield_now();
+    }
+    // Who gives it away is the first one, once it knows that it has it.
+    let (mut ended, mut waiting): (Vec<_>, Vec<_>) = (Vec::new(), waiting);
+    while ended.is_empty() {
+        ended = waiting.extract_if(.., |waiter| waiter.is_finished()).collect();
+        std::thread::yield_now();
+    }
+    let threads = process.thread.process.threads();
+    let owner = threads.iter().find(|thread| thread.tid() as u32 == owner).unwrap();
+    let unlock = [lock.0, linux::FUTEX_UNLOCK_PI.into(), 0, 0, 0, 0];
+    assert_eq!(crate::testing::call_as(owner, linux::__NR_futex, &unlock), Ok(0));
+    for waiter in ended.into_iter().chain(waiting) {
+        assert_eq!(waiter.join().unwrap(), Ok(0));
+    }
+    let heir = process.read::<u32>(lock) & linux::FUTEX_TID_MASK;
+    assert!(heir != 0 && heir != owner.tid() as u32);
 }
 
 #[test]
