@@ -71,7 +71,7 @@ pub(crate) struct Report {
 /// Runs the workloads and compares.
 ///
 /// # Errors
-/// Where strace is missing, or the data set.
+/// Where strace or the data set is missing.
 pub(crate) fn measure(options: &Options) -> Result<Report> {
     let is_wanted = |program: &str| {
         Path::new(program).exists()
