@@ -16,6 +16,7 @@ use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
 };
 
@@ -144,6 +145,8 @@ struct Linking<'t> {
     callers: HashMap<u32, Arc<Callers>>,
     by_path: HashMap<(usize, PathBuf), u32>,
     programs: Vec<(PathBuf, Linker)>,
+    /// By dynamic linker: each reads its index once, not once for each program.
+    searches: HashMap<Linker, Rc<Search<'t>>>,
     todo: VecDeque<At>,
     /// Names of libraries already looked for.
     asked: HashSet<(usize, String)>,
@@ -181,6 +184,7 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         callers: HashMap::new(),
         by_path: HashMap::new(),
         programs: Vec::new(),
+        searches: HashMap::new(),
         todo: VecDeque::new(),
         asked: HashSet::new(),
         names: Names::default(),
@@ -206,7 +210,7 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
     }
 }
 
-impl Linking<'_> {
+impl<'t> Linking<'t> {
     fn read(&self, path: &Path) -> Result<(PathBuf, Vec<u8>, Object)> {
         let (real, node) = lookup(self.tree, path)
             .with_context(|| format!("{}: cannot be found", path.display()))?;
@@ -236,6 +240,13 @@ impl Linking<'_> {
         bail!("{}: its #! lines lead nowhere", path.display())
     }
 
+    /// Where a dynamic linker finds libraries.
+    fn search(&mut self, linker: Linker) -> Rc<Search<'t>> {
+        let (tree, request) = (self.tree, self.request);
+        let new = || Rc::new(Search::new(tree, linker, request.library_path.as_deref()));
+        Rc::clone(self.searches.entry(linker).or_insert_with(new))
+    }
+
     fn add_program(&mut self, path: &Path) -> Result<()> {
         let path = self.resolve_script(path)?;
         let world = self.programs.len();
@@ -246,7 +257,7 @@ impl Linking<'_> {
         let program = self.add_file(&path, Scope::Global, world)?;
         let mut paths = Vec::new();
         if interpreter.is_some() {
-            let search = Search::new(self.tree, linker, self.request.library_path.as_deref());
+            let search = self.search(linker);
             paths = search.closure(&real, object, self.request.preload.as_deref())?;
         }
         for path in paths {
@@ -598,7 +609,7 @@ impl Linking<'_> {
             object.rpath.clone_from(&opener.object.rpath);
             path.clone_from(&opener.path);
         }
-        let search = Search::new(self.tree, linker, self.request.library_path.as_deref());
+        let search = self.search(linker);
         let Ok(paths) = search.closure(&path, object, None) else { return };
         for (index, path) in paths.iter().enumerate() {
             let Ok(file) = self.add_file(path, Scope::Opened, world) else { continue };

@@ -43,7 +43,7 @@ const MUSL_OWN: [&str; 7] =
     ["libc.", "libpthread.", "librt.", "libm.", "libdl.", "libutil.", "libxnet."];
 
 /// Whose rules hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Linker {
     /// The GNU C library's, and any other that is not known.
     Glibc,
