@@ -33,6 +33,20 @@ const PROGRAMS: &[Program] = &[
         options: &[],
     },
     Program {
+        name: "rust",
+        needs: &[],
+        build: &["rustc", "-O", "--edition", "2024", "-o", "{build}", "{source}/parallel.rs"],
+        command: &["{build}"],
+        options: &[],
+    },
+    Program {
+        name: "openssl",
+        needs: &[],
+        build: &[],
+        command: &["python3", "{source}/digests.py"],
+        options: &[],
+    },
+    Program {
         name: "xz",
         needs: &[],
         build: &[],
@@ -77,8 +91,9 @@ const PROGRAMS: &[Program] = &[
 ];
 
 /// How each is run.
-const WAYS: [(&str, &[&str]); 3] = [
+const WAYS: [(&str, &[&str]); 4] = [
     ("1", &["--cpus", "1"]),
+    ("1-no-rewrite", &["--cpus", "1", "--no-rewrite"]),
     ("2", &["--cpus", "2"]),
     ("2-no-rewrite", &["--cpus", "2", "--no-rewrite"]),
 ];
