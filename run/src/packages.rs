@@ -15,6 +15,9 @@
 //! 6. for scripts, shells and whatever else [starts commands](crate::commands) all Essential packages,
 //!    which nobody has to depend on either: `ls`, `sed`, `grep` and the like.
 //!
+//! Where the calls are counted that a program can reach, what it may start counts as well. Then the programs
+//! of packages that it merely depends on are left out, with what only they need ([`Companions`]).
+//!
 //! What owns the files comes whatever its size; the rest, nearest first, up to a limit, so that the
 //! development kit and the desktop that a runtime has for siblings do not cost it its modules.
 //!
@@ -57,6 +60,9 @@ const LEFT_OUT: [&str; 8] = [
     "/usr/share/menu/",
 ];
 
+/// Where programs are found by name (`man 7 hier`).
+const PROGRAMS: [&str; 5] = ["/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/games"];
+
 /// A directory that more packages list is everybody's (`/usr/lib/x86_64-linux-gnu`), and what is in
 /// it beside packages' files has nothing to do with this one.
 const MOST_SHARING: usize = 40;
@@ -87,8 +93,21 @@ pub(crate) struct Additions<'a> {
     pub(crate) named: &'a [String],
     /// Essential packages: what every system has, and every script relies on.
     pub(crate) essential: Essential,
+    /// Programs of what the programs depend on.
+    pub(crate) companions: Companions,
     /// Bytes up to which packages come that nobody named and that own none of the files.
     pub(crate) most: u64,
+}
+
+/// Whether the programs come along that the packages of other sources have which a program depends on:
+/// most are for maintainer scripts (`adduser`, `debconf`), or administrators (`ip`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Companions {
+    /// They do.
+    #[default]
+    All,
+    /// Only those of packages that the user named, and what these depend on.
+    Named,
 }
 
 /// Whether the Essential packages come along.
@@ -110,6 +129,8 @@ pub(crate) struct Selection {
     pub(crate) chosen: BTreeSet<String>,
     /// What was too large.
     pub(crate) left_out: BTreeSet<String>,
+    /// Packages, chosen or not, whose programs are left out and the dependencies of these.
+    companions: BTreeSet<String>,
     bytes: u64,
 }
 
@@ -202,6 +223,14 @@ impl Database {
         lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect()
     }
 
+    /// Whether it has programs that are found by name.
+    fn has_programs(&self, name: &str) -> bool {
+        let is_program = |path: &PathBuf| {
+            path.parent().is_some_and(|dir| PROGRAMS.iter().any(|one| dir == Path::new(one)))
+        };
+        self.files(name).iter().any(is_program)
+    }
+
     /// For each of `paths`, the packages that list it (in its old place as well, where `/bin` is a
     /// link to `/usr/bin` now).
     fn owners(&self, paths: &HashSet<PathBuf>) -> HashMap<PathBuf, BTreeSet<String>> {
@@ -240,9 +269,19 @@ impl Database {
         programs: &BTreeSet<String>,
         others: &BTreeSet<String>,
         most: u64,
+        companions: Companions,
     ) -> Selection {
         let mut selection = Selection::default();
         self.extend(&mut selection, named, u64::MAX);
+        if companions == Companions::Named {
+            let own = self.sources(programs);
+            let is_own = |package: &Package| own.contains(package.source.as_str());
+            let all = self.packages.iter();
+            let foreign = all.filter(|(name, package)| {
+                !is_own(package) && !selection.chosen.contains(*name) && self.has_programs(name)
+            });
+            selection.companions = foreign.map(|(name, _)| name.clone()).collect();
+        }
         let owners: Vec<_> = programs.iter().chain(others).collect();
         for name in &owners {
             selection.take(self, name);
@@ -287,6 +326,9 @@ impl Database {
                 }
                 selection.take(self, name);
             }
+            if selection.companions.contains(name) {
+                continue;
+            }
             for group in &package.depends {
                 if let Some(chosen) = group.iter().find_map(|name| self.resolve(name))
                     && !self.packages.get(chosen).is_some_and(|package| package.is_essential)
@@ -313,7 +355,7 @@ impl Database {
         image: &mut Image,
         additions: &Additions<'_>,
     ) -> Result<Selection> {
-        let Additions { programs, named, essential, most } = *additions;
+        let Additions { programs, named, essential, companions, most } = *additions;
         let named = named
             .iter()
             .map(|name| self.resolve(name).map(str::to_owned).ok_or_else(|| not_installed(name)))
@@ -327,8 +369,8 @@ impl Database {
             });
         let files: HashSet<PathBuf> = files.map(|(path, _)| path.to_path_buf()).collect();
         let owners = self.owners(&files);
-        let is_program = |path: &PathBuf| programs.is_some_and(|paths| paths.contains(path));
-        let of_program = owners.iter().filter(|(path, _)| is_program(path));
+        let is_own = |path: &PathBuf| programs.is_some_and(|paths| paths.contains(path));
+        let of_program = owners.iter().filter(|(path, _)| is_own(path));
         let of_program: BTreeSet<String> =
             of_program.flat_map(|(_, names)| names.iter().cloned()).collect();
         let starts_commands = || {
@@ -344,10 +386,14 @@ impl Database {
         let mut others: BTreeSet<String> = owners.into_values().flatten().collect();
         let essential = self.packages.iter().filter(|(_, package)| package.is_essential);
         others.extend(essential.filter(|_| with_essential).map(|(name, _)| name.clone()));
-        let selection = self.select(&named, &of_program, &others, most);
+        let selection = self.select(&named, &of_program, &others, most, companions);
         let (mut directories, mut links) = (Vec::new(), Vec::new());
-        for path in selection.chosen.iter().flat_map(|name| self.files(name)) {
-            if is_left_out(&path) {
+        let files = selection.chosen.iter().flat_map(|name| {
+            let is_companion = selection.companions.contains(name);
+            self.files(name).into_iter().map(move |path| (path, is_companion))
+        });
+        for (path, is_companion) in files {
+            if is_left_out(&path) || is_companion && is_program(tree, &path) {
                 continue;
             }
             // What the administrator removed is not there.
@@ -470,6 +516,23 @@ fn not_installed(name: &str) -> Error {
     ))
 }
 
+/// Whether it is a program or a script, or a link to one.
+fn is_program(tree: &dyn Tree, path: &Path) -> bool {
+    let Ok((target, node)) = lookup(tree, path) else { return false };
+    let is_library = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_bytes().windows(3).any(|part| part == b".so")
+    };
+    node.kind() == Kind::File
+        && node.metadata.mode & 0o111 != 0
+        && !is_library(path)
+        && !is_library(&target)
+        && node
+            .content
+            .read_at(0, 4)
+            .is_ok_and(|head| head == b"\x7fELF" || head.starts_with(b"#!"))
+}
+
 fn is_left_out(path: &Path) -> bool {
     LEFT_OUT.iter().any(|dir| path.as_os_str().as_bytes().starts_with(dir.as_bytes()))
 }
@@ -553,10 +616,13 @@ Architecture: amd64
         let database = Database::parse(TEXT.as_bytes(), Path::new("/nowhere"));
         let (none, program) = (BTreeSet::new(), names(&["tool-minimal"]));
         let all = names(&["libone", "one-data", "real", "tool", "tool-minimal"]);
-        assert_eq!(database.select(&none, &program, &none, u64::MAX).chosen, all);
+        assert_eq!(database.select(&none, &program, &none, u64::MAX, Companions::All).chosen, all);
         // A library brings what it depends on, and no siblings.
         let closure = names(&["libone", "one-data", "tool-minimal"]);
-        assert_eq!(database.select(&none, &none, &program, u64::MAX).chosen, closure);
+        assert_eq!(
+            database.select(&none, &none, &program, u64::MAX, Companions::All).chosen,
+            closure
+        );
         assert_eq!(database.packages["libone"].list, "libone:amd64.list");
         assert_eq!(database.resolve("removed"), None);
     }
@@ -566,19 +632,79 @@ Architecture: amd64
         let database = Database::parse(TEXT.as_bytes(), Path::new("/nowhere"));
         let (none, program) = (BTreeSet::new(), names(&["tool-minimal"]));
         // tool-minimal has 3 KiB, libone 1, tool 2, and what tool provides is its dependency.
-        let selection = database.select(&none, &program, &none, 5 << 10);
+        let selection = database.select(&none, &program, &none, 5 << 10, Companions::All);
         assert_eq!(selection.chosen, names(&["libone", "one-data", "tool-minimal"]));
         assert_eq!(selection.left_out, names(&["tool"]));
         // The packages that own files come whatever they have, and so does what is named.
-        let selection = database.select(&names(&["tool"]), &program, &none, 0);
+        let selection = database.select(&names(&["tool"]), &program, &none, 0, Companions::All);
         assert!(selection.chosen.contains("real"));
         assert_eq!(selection.left_out, names(&["tool-dev"]));
         // What is named brings what it recommends, where there is room.
-        let selection = database.select(&names(&["tool"]), &none, &none, u64::MAX);
+        let selection = database.select(&names(&["tool"]), &none, &none, u64::MAX, Companions::All);
         assert!(selection.left_out.is_empty() && selection.chosen.contains("tool-dev"));
-        let selection = database.select(&none, &program, &none, 0);
+        let selection = database.select(&none, &program, &none, 0, Companions::All);
         assert_eq!(selection.chosen, program);
         assert_eq!(selection.left_out, names(&["libone", "tool"]));
+    }
+
+    #[test]
+    fn programs_of_what_is_only_depended_on_are_left_out_where_calls_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let write = |path: &str, text: &str, mode: u32| {
+            use std::os::unix::fs::PermissionsExt;
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (path, text, mode) in [
+            ("usr/bin/tool", "\x7fELF", 0o755),
+            ("usr/bin/tool-cli", "\x7fELF", 0o755),
+            ("usr/sbin/adduser", "#!/usr/bin/perl\n", 0o755),
+            ("usr/lib/adduser/helper", "\x7fELF", 0o755),
+            ("usr/lib/adduser/plug.so", "\x7fELF", 0o755),
+            ("usr/share/adduser/data", "text", 0o755),
+        ] {
+            write(path, text, mode);
+        }
+        let info = root.join("info");
+        fs::create_dir(&info).unwrap();
+        fs::write(info.join("tool-minimal.list"), "/usr/bin/tool\n").unwrap();
+        fs::write(info.join("tool.list"), "/usr/bin/tool-cli\n").unwrap();
+        fs::write(
+            info.join("real.list"),
+            "/usr/sbin/adduser\n/usr/lib/adduser/helper\n/usr/lib/adduser/plug.so\n/usr/share/adduser/data\n",
+        )
+        .unwrap();
+        // What `real` alone needs.
+        let text = TEXT.replace("Package: real\n", "Package: real\nDepends: passwd\n");
+        let text =
+            format!("{text}\nPackage: passwd\nStatus: install ok installed\nArchitecture: all\n");
+        let database = Database::parse(text.as_bytes(), &info);
+        let tree = HostTree::new(root);
+        let chosen = |companions, named: &[String]| {
+            let mut image = Image::new();
+            let (program, _) = image.add(&tree, Path::new("/usr/bin/tool")).unwrap();
+            let programs = HashSet::from([program]);
+            let additions = Additions {
+                programs: Some(&programs),
+                named,
+                companions,
+                most: u64::MAX,
+                ..Additions::default()
+            };
+            let chosen = database.add(&tree, &mut image, &additions).unwrap().chosen;
+            let names = ["/usr/sbin/adduser", "/usr/lib/adduser/helper"].map(Path::new);
+            for path in ["/usr/bin/tool-cli", "/usr/lib/adduser/plug.so", "/usr/share/adduser/data"]
+            {
+                assert!(image.has(Path::new(path)), "{path}");
+            }
+            (chosen.contains("passwd"), names.map(|path| image.has(path)))
+        };
+        assert_eq!(chosen(Companions::All, &[]), (true, [true, true]));
+        assert_eq!(chosen(Companions::Named, &[]), (false, [false, false]));
+        assert_eq!(chosen(Companions::Named, &["real".into()]), (true, [true, true]));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     image::{Image, make_up_essentials},
     locales,
     machine::RootImage,
-    packages::{self, Additions, Database, Essential},
+    packages::{self, Additions, Companions, Database, Essential},
     plans,
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
@@ -306,6 +306,10 @@ fn build(
                 (true, _) => Essential::All,
                 (false, true) => Essential::None,
                 (false, false) => Essential::ForCommands,
+            },
+            companions: match settings.is_analysed() && !runs_others {
+                true => Companions::Named,
+                false => Companions::All,
             },
             most: MOST_PACKAGES,
         };
