@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hx_libraries::{
+    nss,
     object::{Bytes, Object},
     search::{Linker, Search},
     tree::{Kind, Tree, lookup},
@@ -583,7 +584,7 @@ impl<'t> Linking<'t> {
 
     /// The modules that `/etc/nsswitch.conf` names (`man 5 nsswitch.conf`).
     fn nss_modules(&self) -> BTreeSet<String> {
-        let text = lookup(self.tree, Path::new("/etc/nsswitch.conf"))
+        let text = lookup(self.tree, Path::new(nss::CONFIGURATION))
             .and_then(|(_, node)| node.content.read())
             .unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();

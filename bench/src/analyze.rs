@@ -18,7 +18,10 @@ use hx_analyze::{
     program::{Request, analyse},
     trace::{Comparison, calls},
 };
-use hx_libraries::tree::HostTree;
+use hx_libraries::{
+    nss::{self, AsInImages},
+    tree::HostTree,
+};
 use serde::Serialize;
 
 use crate::summary::Summary;
@@ -102,7 +105,7 @@ fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
     let seen = calls(&seen);
     ensure!(!seen.is_empty(), "{command}: strace saw nothing");
     let request = Request { program: program.to_owned(), ..Request::default() };
-    let (tree, cache) = (HostTree::new("/"), Cache::open());
+    let (tree, cache) = (AsInImages(HostTree::new("/")), Cache::open());
     analyse(&tree, &cache, &request).with_context(|| command.to_owned())?;
     let begin = Instant::now();
     let analysis = analyse(&tree, &cache, &request)?;
@@ -122,15 +125,24 @@ fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
     })
 }
 
-/// Runs a script whose `$TRACE` is strace; what that wrote, without its own `execve`.
+/// Runs a script whose `$TRACE` is strace, with the `nsswitch.conf` of hermit-run's images; what strace wrote,
+/// without its own `execve`.
 fn trace(script: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("t"), "b\na\nc\n".repeat(50))?;
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", script]).current_dir(folder.path()).process_group(0);
+    let services = folder.path().join(".nsswitch.conf");
+    fs::write(&services, nss::OF_IMAGES)?;
+    // A mount namespace of its own; without root's rights it takes a user namespace as well.
+    let mut shell = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        shell.arg("--map-root-user");
+    }
+    shell.args(["--mount", "/bin/sh", "-c"]);
+    shell.arg(r#"mount --bind "$SERVICES" "$0" && exec /bin/sh -c "$1""#).arg(nss::CONFIGURATION);
+    shell.arg(script).env("SERVICES", services).current_dir(folder.path()).process_group(0);
     shell.env("TRACE", "strace -f -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = shell.spawn().context("sh cannot be started")?;
+    let mut child = shell.spawn().context("unshare cannot be started; install util-linux")?;
     let end = Instant::now() + LIMIT;
     while child.try_wait()?.is_none() {
         if Instant::now() > end {
@@ -143,7 +155,8 @@ fn trace(script: &str) -> Result<String> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let log: PathBuf = folder.path().join("log");
-    let log = fs::read(&log).context("strace has left no log")?;
+    let log = fs::read(&log);
+    let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
     let log = String::from_utf8_lossy(&log).into_owned();
     Ok(log.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
 }

@@ -15,7 +15,10 @@ use std::{
 };
 
 use hx_abi::cpio;
-use hx_libraries::tree::{Content, Kind, Node, Tree, walk};
+use hx_libraries::{
+    nss,
+    tree::{Content, Kind, Node, Tree, walk},
+};
 use linux_raw_sys::general::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 
 use crate::{
@@ -331,14 +334,12 @@ pub(crate) fn make_up_essentials(
     for (path, target) in [("/var/run", "/run"), ("/var/lock", "/run/lock")] {
         image.make_up(path, S_IFLNK | 0o777, Content::bytes(target));
     }
-    let nsswitch = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n\
-                    networks: files\nprotocols: files\nservices: files\n";
     for (path, text) in [
         ("/etc/passwd", accounts.passwd.as_str()),
         ("/etc/group", accounts.group.as_str()),
         ("/etc/hostname", &format!("{hostname}\n")),
         ("/etc/hosts", hosts),
-        ("/etc/nsswitch.conf", nsswitch),
+        (nss::CONFIGURATION, nss::OF_IMAGES),
         ("/etc/resolv.conf", resolv_conf),
     ] {
         image.make_up(path, S_IFREG | 0o644, Content::bytes(text));

@@ -18,7 +18,7 @@ use hx_analyze::{
     report::name,
     trace::Comparison,
 };
-use hx_libraries::tree::HostTree;
+use hx_libraries::{nss::AsInImages, tree::HostTree};
 use serde::Serialize;
 
 /// Applications: name in the data set, program here. The first six are those that B-Side was evaluated
@@ -74,7 +74,7 @@ pub(crate) fn measure(folder: &Path) -> Result<Vec<Row>> {
         }
         eprintln!("hx-bench: {application}");
         let request = Request { program: program.into(), ..Request::default() };
-        let found = analyse(&HostTree::new("/"), &Cache::open(), &request)?.names();
+        let found = analyse(&AsInImages(HostTree::new("/")), &Cache::open(), &request)?.names();
         let comparison = Comparison::new(&found, &seen);
         let by_loupe = used(&files, "static_binary.csv")?;
         let has_any = !by_loupe.is_empty();
