@@ -233,9 +233,9 @@ impl<H: Hal, T: Transport> VirtioNet<H, T> {
         })
     }
 
-    /// What tells whether something has been received, without the card's owner.
-    pub fn watch(&self) -> Watch {
-        self.receive.watch()
+    /// What tells of the queue of received frames, without the card's owner, and of that of sent ones.
+    pub fn watches(&self) -> [Watch; 2] {
+        [self.receive.watch(), self.transmit.watch()]
     }
 
     /// Frames that the device has announced and that were none.

@@ -92,6 +92,13 @@ pub fn send(target: u32, signal: Signal) {
     write(COMMAND_LOW, command | LEVEL_ASSERT);
 }
 
+/// Orders what this processor has stored before what it loads after. For QEMU's TCG before 8.1, which leaves the
+/// memory barriers of a processor that is alone out although devices run in a thread of their own (QEMU's commit
+/// c914d46d0a64): an access to a device's register takes QEMU's global lock, which is a barrier.
+pub fn synchronize() {
+    read(ID);
+}
+
 /// Maps the registers and enables this processor's APIC, timer stopped.
 ///
 /// # Errors

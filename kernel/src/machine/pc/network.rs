@@ -14,9 +14,10 @@ use hx_virtio::{VirtioNet, queue::Watch};
 use spin::{Mutex, Once};
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 
-use super::{apic, virtio::KernelHal};
+use super::{apic, soft_tlb, virtio::KernelHal};
 
-/// Register `InterruptACK` of the MMIO transport (virtio 1.2 §4.2.2).
+/// Registers `QueueNotify` and `InterruptACK` of the MMIO transport (virtio 1.2 §4.2.2).
+const QUEUE_NOTIFY: usize = 0x50;
 const INTERRUPT_ACK: usize = 0x64;
 /// All that a device interrupts for: a used buffer, a changed configuration.
 const ALL_CAUSES: u32 = 3;
@@ -28,7 +29,8 @@ struct Found {
 }
 
 static FOUND: Mutex<Option<Found>> = Mutex::new(None);
-static WATCH: Once<Watch> = Once::new();
+/// Of received and of sent frames.
+static WATCHES: Once<[Watch; 2]> = Once::new();
 static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// 0 until the card is set up.
@@ -53,7 +55,7 @@ pub fn open() -> Option<Box<dyn NetworkDevice>> {
     let Found { transport, pin, vector } = FOUND.lock().take()?;
     match VirtioNet::<KernelHal, _>::new(transport) {
         Ok(card) => {
-            WATCH.call_once(|| card.watch());
+            WATCHES.call_once(|| card.watches());
             VECTOR.store(vector, Ordering::Relaxed);
             apic::route(pin, vector);
             Some(Box::new(card))
@@ -79,18 +81,34 @@ pub fn has_interrupted() -> bool {
 
 /// Whether the card has received something. Costs two loads.
 pub fn has_received() -> bool {
-    WATCH.get().is_some_and(Watch::has_used)
+    WATCHES.get().is_some_and(|[received, _]| received.has_used())
 }
 
-/// Lets the card interrupt with the next frame that it receives. True where one is there already, for
-/// which it may not interrupt.
+/// Lets the card interrupt with the next frame that it receives, and rings doorbells that were missed. True
+/// where a frame is there already, for which it may not interrupt.
 pub fn listen() -> bool {
-    let Some(watch) = WATCH.get() else { return false };
+    let Some(watches) = WATCHES.get() else { return false };
     if INTERRUPTED.load(Ordering::Relaxed) && INTERRUPTED.swap(false, Ordering::Relaxed) {
         // Off the line, so that the next one is an edge.
-        let registers = REGISTERS.load(Ordering::Relaxed);
-        // SAFETY: the card's registers are mapped for ever; the driver does not use this one.
-        unsafe { registers.add(INTERRUPT_ACK).cast::<u32>().write_volatile(ALL_CAUSES) };
+        write_register(INTERRUPT_ACK, ALL_CAUSES);
     }
-    watch.enable_interrupts()
+    let [received, _] = watches;
+    if received.enable_interrupts() {
+        return true;
+    }
+    for watch in watches.iter().filter(|watch| watch.takes_missed_doorbell()) {
+        write_register(QUEUE_NOTIFY, watch.index().into());
+    }
+    // What was just stored is ordered before this look also where a memory barrier does not do it.
+    soft_tlb::is_emulated() && {
+        apic::synchronize();
+        received.has_used()
+    }
+}
+
+fn write_register(register: usize, value: u32) {
+    let registers = REGISTERS.load(Ordering::Relaxed);
+    // SAFETY: the card's registers are mapped for ever; writing `InterruptACK`, which the driver does not
+    // use, or `QueueNotify` once more than needed does no harm.
+    unsafe { registers.add(register).cast::<u32>().write_volatile(value) };
 }

@@ -50,10 +50,15 @@ pub(super) fn init() {
     IS_TCG.store(ebx == name && (ecx, edx) == rest, Ordering::Relaxed);
 }
 
+/// Whether the processor is TCG's.
+pub fn is_emulated() -> bool {
+    IS_TCG.load(Ordering::Relaxed)
+}
+
 /// To be called with the number of each page fault of this processor: whether a series has begun, for which
 /// the timer is to be set.
 pub fn note_fault(count: u64, now_ns: impl FnOnce() -> u64) -> bool {
-    if !count.is_multiple_of(BURST) || !IS_TCG.load(Ordering::Relaxed) {
+    if !count.is_multiple_of(BURST) || !is_emulated() {
         return false;
     }
     let this = &cpu::this().soft_tlb;
