@@ -15,7 +15,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
             fs::FileExt,
             net::UnixStream,
@@ -244,17 +244,12 @@ impl Plan<'_> {
             self.copy_image(&mut archive).map_err(failed)?;
         }
         archive.write_all(boot).map_err(failed)?;
-        // QEMU inherits this descriptor and opens the file by its number.
-        rustix::io::fcntl_setfd(&archive, rustix::io::FdFlags::empty())
-            .map_err(|error| failed(error.into()))?;
-        let boot_path = PathBuf::from(format!("/proc/self/fd/{}", archive.as_raw_fd()));
+        let boot_path = PathBuf::from(hand_down(&archive).map_err(failed)?);
         let mut arguments = self.arguments(&boot_path, boot.len() as u64)?;
         let mut control = None;
         if self.counts_exits {
             let (near, far) = UnixStream::pair().map_err(failed)?;
-            // As with the archive.
-            rustix::io::fcntl_setfd(&far, rustix::io::FdFlags::empty())
-                .map_err(|error| failed(error.into()))?;
+            hand_down(&far).map_err(failed)?;
             arguments.extend(exits::arguments(far.as_raw_fd()).map(OsString::from));
             // `far` is closed here once QEMU has it.
             control = Some((ExitCounter::start(near).map_err(failed)?, far));
@@ -316,14 +311,10 @@ impl Probe {
     pub(crate) fn start(qemu: &Path, engine: Engine, kernel: &[u8]) -> Result<Self> {
         let failed = |error: io::Error| Error::Machine(format!("cannot start QEMU: {error}"));
         let file = memory_file("probe", kernel).map_err(failed)?;
-        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())
-            .map_err(|error| failed(error.into()))?;
         let (accel, cpu) = engine.names();
-        let kernel = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let kernel = hand_down(&file).map_err(failed)?;
         let output = memory_file("the probe's output", b"").map_err(failed)?;
-        rustix::io::fcntl_setfd(&output, rustix::io::FdFlags::empty())
-            .map_err(|error| failed(error.into()))?;
-        let console = format!("file,id=output,path=/proc/self/fd/{}", output.as_raw_fd());
+        let console = format!("file,id=output,path={}", hand_down(&output).map_err(failed)?);
         let arguments = [
             "-M",
             "microvm,acpi=off,rtc=off,pit=off,pic=off,isa-serial=off",
@@ -457,6 +448,12 @@ fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     Ok(file)
+}
+
+/// Lets QEMU inherit a descriptor; gives the path under which it opens the file.
+fn hand_down(descriptor: &(impl AsFd + AsRawFd)) -> io::Result<String> {
+    rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
+    Ok(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
 }
 
 /// A comma inside a QEMU option's value is doubled.

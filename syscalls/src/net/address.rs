@@ -80,6 +80,15 @@ pub fn is_loopback(addr: IpAddr) -> bool {
     addr.is_loopback()
 }
 
+/// The loopback address of the same family.
+#[must_use]
+pub fn loopback_of_family(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
 /// An application's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -7,7 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use linux_raw_sys::{ioctl as requests, net};
 
 use super::{
-    address::{Domain, Endpoint, Target},
+    address::{Domain, Endpoint, Target, loopback_of_family},
     connection::LinkId,
     interfaces::{self, Interface},
     output::Size,
@@ -50,12 +50,10 @@ pub fn bind_address(stack: &Stack, domain: Domain, name: &Name) -> Result<Endpoi
 /// As a destination, no address is this machine.
 #[must_use]
 pub fn this_host(target: Endpoint) -> Endpoint {
-    let addr = match target.addr {
-        IpAddr::V4(addr) if addr.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(addr) if addr.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        addr => addr,
-    };
-    Endpoint { addr, ..target }
+    match target.addr {
+        addr if addr.is_unspecified() => Endpoint { addr: loopback_of_family(addr), ..target },
+        _ => target,
+    }
 }
 
 /// `IPPROTO_IP`.

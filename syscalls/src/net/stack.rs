@@ -18,7 +18,7 @@ use alloc::{
 };
 use core::{
     cmp::Reverse,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     sync::atomic::Ordering,
 };
 
@@ -28,7 +28,7 @@ use hx_abi::config::Network;
 use smoltcp::{socket::tcp::State, time::Instant};
 
 use super::{
-    address::{Endpoint, is_loopback, mapped_bits},
+    address::{Endpoint, is_loopback, loopback_of_family, mapped_bits},
     connection::{
         Buffers, Connection, Core, LinkId, Listener, Snapshot, SpareSockets, Start, TcpOptions,
     },
@@ -231,12 +231,7 @@ impl Stack {
         let is_host = connection.is_incoming
             && connection.link == LinkId::Card
             && self.configuration.host_loopback.contains(&addr);
-        let addr = match addr {
-            _ if !is_host => addr,
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        Endpoint { addr, port }
+        Endpoint { addr: if is_host { loopback_of_family(addr) } else { addr }, port }
     }
 
     /// Whether there is a card.
@@ -279,11 +274,7 @@ impl Stack {
     /// `ENETUNREACH`.
     pub fn route(&self, addr: IpAddr) -> Result<(LinkId, IpAddr), Errno> {
         if is_loopback(addr) {
-            let own = match addr {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            return Ok((LinkId::Loopback, own));
+            return Ok((LinkId::Loopback, loopback_of_family(addr)));
         }
         if self.is_local(addr) {
             return Ok((LinkId::Loopback, addr));

@@ -164,12 +164,16 @@ impl FutexTable {
     fn forget(&self, sleeper: &Arc<Sleeper>) {
         // A requeue may have moved it to any of them; that is rare, and so is not being woken.
         for bucket in &self.buckets {
-            let mut queue = bucket.lock();
-            if !queue.is_empty() {
-                queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
-            }
+            remove(&mut bucket.lock(), sleeper);
         }
     }
+}
+
+/// Takes a sleeper out of a queue; whether it was there.
+fn remove(queue: &mut VecDeque<Waiter>, sleeper: &Arc<Sleeper>) -> bool {
+    let before = queue.len();
+    queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
+    queue.len() != before
 }
 
 fn table(thread: &Thread) -> &FutexTable {
@@ -263,12 +267,7 @@ fn wait(thread: &Thread, wanted: &Wanted, deadline_ns: Option<u64>) -> Result<()
 #[inline(never)]
 fn give_up(thread: &Thread, key: &Key, sleeper: &Arc<Sleeper>, errno: Errno) -> Result<(), Errno> {
     let table = table(thread);
-    let found = {
-        let mut queue = table.bucket(key).lock();
-        let before = queue.len();
-        queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
-        queue.len() != before
-    };
+    let found = remove(&mut table.bucket(key).lock(), sleeper);
     // Mostly it is where it was put; a requeue may have moved it.
     if !found && sleeper.outcome.load(Ordering::Acquire) == ASLEEP {
         table.forget(sleeper);

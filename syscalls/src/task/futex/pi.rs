@@ -9,7 +9,7 @@ use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
 
 use linux_raw_sys::general as linux;
 
-use super::{Key, Scope, Sleeper, Waiter, exchange, key_of, load, lock_both, sleep, table};
+use super::{Key, Scope, Sleeper, Waiter, exchange, key_of, load, lock_both, remove, sleep, table};
 use crate::{Errno, SysResult, task::Thread, user::UserAddr};
 
 pub(super) const TID_MASK: u32 = linux::FUTEX_TID_MASK;
@@ -39,24 +39,24 @@ fn waiter_for(
     }
 }
 
-/// Takes the lock if it is free; the queue is locked. `None` where somebody else has it.
-fn take_if_free(
-    thread: &Thread,
-    addr: UserAddr,
-    queue: &VecDeque<Waiter>,
-    key: &Key,
-) -> Result<Option<()>, Errno> {
+/// Whether a thread waits for the futex of `key`.
+fn has_waiters(queue: &VecDeque<Waiter>, key: &Key) -> bool {
+    queue.iter().any(|waiter| waiter.key == *key)
+}
+
+/// Makes `heir` the owner of the lock if it is free; the queue is locked. Whether it has been.
+fn take_if_free(heir: &Thread, addr: UserAddr, has_waiters: bool) -> Result<bool, Errno> {
     loop {
         let word = load(addr)?;
-        if word & TID_MASK == thread.tid() as u32 {
+        if word & TID_MASK == heir.tid() as u32 {
             return Err(Errno::EDEADLK);
         }
         if word & TID_MASK != 0 {
-            return Ok(None);
+            return Ok(false);
         }
-        let waiters = if queue.iter().any(|waiter| waiter.key == *key) { WAITERS } else { 0 };
-        if exchange(addr, word, thread.tid() as u32 | word & OWNER_DIED | waiters)? {
-            return Ok(Some(()));
+        let waiters = if has_waiters { WAITERS } else { 0 };
+        if exchange(addr, word, heir.tid() as u32 | word & OWNER_DIED | waiters)? {
+            return Ok(true);
         }
     }
 }
@@ -72,6 +72,18 @@ fn note_waiters(thread: &Thread, addr: UserAddr) -> Result<bool, Errno> {
     Ok(word & TID_MASK != 0 && exchange(addr, word, word | WAITERS)?)
 }
 
+/// As [`take_if_free`]; where somebody else has the lock, lets that owner know that a thread waits.
+fn take_or_note(heir: &Thread, addr: UserAddr, has_waiters: bool) -> Result<bool, Errno> {
+    loop {
+        if take_if_free(heir, addr, has_waiters)? {
+            return Ok(true);
+        }
+        if note_waiters(heir, addr)? {
+            return Ok(false);
+        }
+    }
+}
+
 pub(super) fn lock_pi(
     thread: &Arc<Thread>,
     addr: UserAddr,
@@ -85,13 +97,8 @@ pub(super) fn lock_pi(
         let sleeper = Sleeper::new();
         {
             let mut queue = table.bucket(&key).lock();
-            loop {
-                if take_if_free(thread, addr, &queue, &key)?.is_some() {
-                    return Ok(0);
-                }
-                if note_waiters(thread, addr)? {
-                    break;
-                }
+            if take_or_note(thread, addr, has_waiters(&queue, &key))? {
+                return Ok(0);
             }
             queue.push_back(waiter_for(thread, key, None, &sleeper));
         }
@@ -107,13 +114,6 @@ pub(super) fn lock_pi(
             Err(errno) => return Err(errno),
         }
     }
-}
-
-/// Takes a sleeper out of a queue; whether it was there.
-fn remove(queue: &mut VecDeque<Waiter>, sleeper: &Arc<Sleeper>) -> bool {
-    let before = queue.len();
-    queue.retain(|waiter| !Arc::ptr_eq(&waiter.sleeper, sleeper));
-    queue.len() != before
 }
 
 /// Waits for the condition `from`, and to own the lock `to`.
@@ -189,10 +189,8 @@ pub(super) fn cmp_requeue_pi(
             let Some(at) = queue.iter().position(|waiter| waiter.key == from_key) else { break };
             let claim = queue[at].pi.as_ref().filter(|claim| claim.requeue_to == Some(to_key));
             let heir = claim.ok_or(Errno::EINVAL)?.thread.clone();
-            let waits =
-                target.as_deref().unwrap_or(queue).iter().any(|waiter| waiter.key == to_key);
-            let more = waits || requeue > 0;
-            let is_owner = take_or_note(&heir, to, more)?;
+            let waits = has_waiters(target.as_deref().unwrap_or(queue), &to_key);
+            let is_owner = take_or_note(&heir, to, waits || requeue > 0)?;
             let Some(mut waiter) = queue.remove(at) else { break };
             count += 1;
             if is_owner {
@@ -209,35 +207,11 @@ pub(super) fn cmp_requeue_pi(
     })
 }
 
-/// Makes `heir` the owner of the lock if nobody is, and lets the owner know that somebody waits otherwise;
-/// the queue is locked. Whether `heir` has it.
-fn take_or_note(heir: &Thread, addr: UserAddr, more: bool) -> Result<bool, Errno> {
-    loop {
-        let word = load(addr)?;
-        if word & TID_MASK == heir.tid() as u32 {
-            return Err(Errno::EDEADLK);
-        }
-        if word & TID_MASK != 0 {
-            if note_waiters(heir, addr)? {
-                return Ok(false);
-            }
-            continue;
-        }
-        let waiters = if more { WAITERS } else { 0 };
-        if exchange(addr, word, heir.tid() as u32 | word & OWNER_DIED | waiters)? {
-            return Ok(true);
-        }
-    }
-}
-
 pub(super) fn try_lock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
     let key = key_of(thread, addr, scope)?;
     load(addr)?;
     let queue = table(thread).bucket(&key).lock();
-    match take_if_free(thread, addr, &queue, &key)? {
-        Some(()) => Ok(0),
-        None => Err(Errno::EAGAIN),
-    }
+    if take_if_free(thread, addr, has_waiters(&queue, &key))? { Ok(0) } else { Err(Errno::EAGAIN) }
 }
 
 pub(super) fn unlock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
