@@ -89,7 +89,8 @@ static void tcp_pair(void (*child)(void)) {
     int on = 1;
     listener = internet_socket(SOCK_STREAM);
     bind_to_loopback(listener);
-    FAIL_IF(listen(listener, 8), "listen");
+    // So long that nobody who connects many times has to try again after a second.
+    FAIL_IF(listen(listener, 4096), "listen");
     our_out = internet_socket(SOCK_STREAM);
     FAIL_IF(connect(our_out, (struct sockaddr *)&address, sizeof address), "connect");
     their_in = accept(listener, NULL, NULL);

@@ -1,7 +1,10 @@
 //! The kernel as the platform of the system calls.
 
-use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicU64, Ordering};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use hx_abi::link::{Kind, MAX_PAYLOAD, Record, header};
 use hx_syscalls::{
@@ -18,7 +21,11 @@ use hx_syscalls::{
 use crate::{
     events,
     machine::{self, ProcessTable, clock, phys_to_virt},
-    memory::frames::{self, FRAME_SIZE, Purpose},
+    memory::{
+        buffers,
+        frames::{self, FRAME_SIZE, Purpose},
+        heap,
+    },
     random,
     rewrite::Rewriter,
     sched,
@@ -216,6 +223,26 @@ impl Platform for Kernel {
     fn load_user_u32(&self, at: UserAddr) -> Option<u32> {
         // SAFETY: as in `compare_exchange_user_u32`.
         unsafe { machine::load_user(at.0) }
+    }
+
+    fn new_buffer(&self, len: usize) -> Option<Vec<u8>> {
+        if len < FRAME_SIZE as usize {
+            let mut buffer = Vec::new();
+            buffer.try_reserve_exact(len).ok()?;
+            buffer.resize(len, 0);
+            return Some(buffer);
+        }
+        heap::new_buffer(len)
+    }
+
+    fn fill_buffer(&self, addresses: Range<usize>) -> Result<(), OutOfMemory> {
+        if buffers::contains(addresses.start as u64) { buffers::fill(addresses) } else { Ok(()) }
+    }
+
+    fn empty_buffer(&self, addresses: Range<usize>) {
+        if buffers::contains(addresses.start as u64) {
+            buffers::empty(addresses);
+        }
     }
 
     fn network_device(&self) -> Option<Box<dyn NetworkDevice>> {

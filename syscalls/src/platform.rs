@@ -3,7 +3,8 @@
 //! The kernel registers its implementation once with [`set_platform`]; on the host
 //! [`crate::testing`] does.
 
-use alloc::{boxed::Box, sync::Arc};
+use alloc::{boxed::Box, sync::Arc, vec::Vec};
+use core::ops::Range;
 
 use crate::{
     Errno,
@@ -205,6 +206,28 @@ pub trait Platform: Sync {
     fn zero_frame(&self, frame: Frame, offset: usize, len: usize);
     /// Memory in use and free.
     fn memory_info(&self) -> MemoryInfo;
+
+    // Buffers of the kernel's own.
+
+    /// `len` bytes of any content for a buffer that is made before it is used. There may be no memory behind
+    /// them but from [`Self::fill_buffer`] to [`Self::empty_buffer`]: they must not be touched otherwise, and the
+    /// vector must not grow. Dropped, it gives back everything.
+    fn new_buffer(&self, len: usize) -> Option<Vec<u8>> {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(len).ok()?;
+        buffer.resize(len, 0);
+        Some(buffer)
+    }
+    /// Puts memory behind a buffer of [`Self::new_buffer`]'s, of which these are the addresses: it holds
+    /// anything then.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: there is none behind it.
+    fn fill_buffer(&self, _addresses: Range<usize>) -> Result<(), OutOfMemory> {
+        Ok(())
+    }
+    /// Takes the memory of [`Self::fill_buffer`] away, and the content with it.
+    fn empty_buffer(&self, _addresses: Range<usize>) {}
 
     // Address spaces and application memory. The ranges have been checked to lie in the
     // application's half; the result is the number of bytes copied before a fault that

@@ -10,8 +10,8 @@ mod pc;
 
 /// Memory: kernel mappings, process page tables, copies that survive faults.
 pub use pc::paging::{
-    KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, flush_kernel_pages, is_mapped_stack,
-    map_kernel_page, phys_to_virt, unmap_kernel_page, virt_to_phys,
+    BUFFERS, KERNEL_BASE, KERNEL_HALF, KERNEL_STACKS, ProcessTable, flush_kernel_pages,
+    is_mapped_stack, map_kernel_page, phys_to_virt, unmap_kernel_page, virt_to_phys,
 };
 pub use pc::traps::{
     compare_exchange_user, copy_user, load_user, load_vector_state_at, save_vector_state_at,

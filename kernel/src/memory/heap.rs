@@ -4,7 +4,10 @@
 //! talc rather than `linked_list_allocator`: allocation is constant-time by size class instead of a
 //! walk over the holes. But talc gives nothing back, so that the buffers of ten thousand connections
 //! would be the heap's for ever: frames go back where they came from, and are the application's again.
+//!
+//! Buffers whose memory comes later ([`super::buffers`]) are the heap's too, for whoever gives them back.
 
+use alloc::vec::Vec;
 use core::{
     alloc::{GlobalAlloc, Layout},
     ptr,
@@ -21,6 +24,7 @@ use talc::{
 
 use hx_syscalls::platform::Frame;
 
+use super::buffers;
 use super::frames::{self, FRAME_SIZE, FreshMemory, Purpose};
 use crate::machine::{phys_to_virt, virt_to_phys};
 
@@ -128,6 +132,9 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         if is_large(layout) {
+            if buffers::contains(start as u64) {
+                return buffers::release(start as u64, layout.size());
+            }
             let frame = Frame(virt_to_phys(start as u64) / FRAME_SIZE);
             return frames::free_run(frame, frames_of(layout.size()));
         }
@@ -155,6 +162,16 @@ unsafe impl GlobalAlloc for Heap {
         }
         new
     }
+}
+
+/// A vector of `len` bytes on addresses of [`super::buffers`], of at least a frame.
+pub fn new_buffer(len: usize) -> Option<Vec<u8>> {
+    debug_assert!(len >= LARGE);
+    let start = buffers::reserve(len)? as *mut u8;
+    // SAFETY: the block is this allocator's, which knows it by its address when it is given back with the
+    // layout of such a vector, and nobody else's. Its bytes are initialised as far as the compiler can tell:
+    // they are touched only while memory is mapped there, whatever it holds.
+    Some(unsafe { Vec::from_raw_parts(start, len, len) })
 }
 
 #[global_allocator]

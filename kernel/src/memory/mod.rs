@@ -1,5 +1,6 @@
 //! Physical memory and the kernel's own.
 
+pub mod buffers;
 pub mod frames;
 pub mod heap;
 pub mod stack;

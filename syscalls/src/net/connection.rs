@@ -6,23 +6,24 @@
 use alloc::{
     collections::VecDeque,
     sync::{Arc, Weak},
-    vec::Vec,
 };
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use smoltcp::{
-    iface::{SocketHandle, SocketSet},
-    socket::tcp::{CongestionControl, Socket, SocketBuffer, State},
+    iface::SocketSet,
+    socket::tcp::{CongestionControl, Socket, State},
     time::Duration,
 };
 
 use super::{
     address::{Domain, Endpoint},
+    buffers::{Arrived, Buffered, Buffers, SpareSockets},
     ports::Binding,
+    wire::Segment,
 };
 use crate::{
     Errno,
-    platform::{MemoryInfo, platform},
+    platform::platform,
     sync::Mutex,
     wait::{PollEvents, WaitQueue},
 };
@@ -98,6 +99,9 @@ const RETRANSMIT_TIMEOUT_NS: u64 = 924_000_000_000;
 /// As [`RETRANSMIT_TIMEOUT_NS`], where no process has the connection any more (`tcp_orphan_retries`).
 const ORPHAN_TIMEOUT_NS: u64 = 60_000_000_000;
 
+/// How long a connection's buffers are empty before their memory is given back.
+const IDLE_NS: u64 = 1_000_000_000;
+
 /// What a connection's socket is, for its application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -112,9 +116,11 @@ pub struct Snapshot {
 
 /// The part of a connection under its lock.
 pub struct Core {
-    /// Its smoltcp socket, alone: see [`super::link`].
-    pub sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    /// Its smoltcp socket.
+    buffered: Buffered,
+    /// When something was last put into its buffers, or this was tried.
+    used_ns: u64,
+    arrived: Arrived,
     /// What the next call is to fail with.
     pub error: Option<Errno>,
     /// Whether it has been through ESTABLISHED.
@@ -179,104 +185,10 @@ pub enum Start {
     Listen(Weak<Listener>),
 }
 
-/// Sizes of a connection's buffers, in bytes, where the application has not said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffers {
-    /// What waits to be read.
-    pub receive: usize,
-    /// What is to be sent, or to be acknowledged.
-    pub send: usize,
-    /// Neither is larger, whatever the application has said.
-    pub limit: usize,
-}
-
-impl Buffers {
-    /// Buffers are no smaller, unless the application wants them so.
-    const LEAST: usize = 4 << 10;
-
-    /// For one connection more, when there are `connections` and so much memory is free: many
-    /// connections make do with small buffers.
-    ///
-    /// # Errors
-    /// `ENOBUFS` where memory is low (`man 7 tcp`, `tcp_mem`).
-    pub fn fitting(connections: usize, memory: MemoryInfo) -> Result<Self, Errno> {
-        // A connection's share of what is free, and what is left to others.
-        const SHARE: u64 = 64;
-        const PAGE: u64 = 4096;
-        let spare = (memory.total_frames / 32).clamp(16, 256);
-        let free = memory.free_frames.checked_sub(spare).ok_or(Errno::ENOBUFS)? * PAGE;
-        let limit = ((free / SHARE) as usize).next_power_of_two().max(Self::LEAST);
-        let (receive, send) = match connections {
-            0..64 => (64 << 10, 64 << 10),
-            64..512 => (32 << 10, 32 << 10),
-            512..2048 => (16 << 10, 16 << 10),
-            _ => (4 << 10, 8 << 10),
-        };
-        Ok(Self { receive: receive.min(limit), send: send.min(limit), limit })
-    }
-
-    /// A buffer of so many bytes, or of fewer where memory lies in small pieces.
-    fn make(mut size: usize) -> Result<SocketBuffer<'static>, Errno> {
-        loop {
-            let mut buffer = Vec::new();
-            if buffer.try_reserve_exact(size).is_ok() {
-                buffer.resize(size, 0);
-                return Ok(SocketBuffer::new(buffer));
-            }
-            if size <= Self::LEAST {
-                return Err(Errno::ENOBUFS);
-            }
-            size /= 2;
-        }
-    }
-}
-
-/// Sockets of past connections for further ones: their buffers cost neither memory to be found nor zeros
-/// to be written.
-#[derive(Default)]
-pub struct SpareSockets(Mutex<Vec<(SocketSet<'static>, SocketHandle)>>);
-
-impl SpareSockets {
-    /// So many are kept.
-    const MOST: usize = 8;
-
-    /// Buffers of more bytes are not.
-    const LARGEST: usize = 64 << 10;
-
-    /// A socket that is to be set up and to listen or to connect, which makes smoltcp forget the past.
-    fn take(&self, receive: usize, send: usize) -> Option<(SocketSet<'static>, SocketHandle)> {
-        let mut all = self.0.lock();
-        let at = all.iter().rposition(|(sockets, handle)| {
-            let socket = sockets.get::<Socket<'_>>(*handle);
-            socket.recv_capacity() == receive && socket.send_capacity() == send
-        })?;
-        Some(all.swap_remove(at))
-    }
-
-    fn keep(&self, sockets: SocketSet<'static>, handle: SocketHandle) {
-        let socket = sockets.get::<Socket<'_>>(handle);
-        let memory = platform().memory_info();
-        let is_plenty = memory.free_frames > memory.total_frames / 4;
-        if is_plenty && socket.recv_capacity().max(socket.send_capacity()) <= Self::LARGEST {
-            let mut all = self.0.lock();
-            if all.len() < Self::MOST {
-                all.push((sockets, handle));
-            }
-        }
-    }
-
-    /// Frees them all.
-    pub fn clear(&self) {
-        let all = core::mem::take(&mut *self.0.lock());
-        drop(all);
-    }
-}
-
 impl Drop for Core {
     fn drop(&mut self) {
-        let mut sockets = core::mem::replace(&mut self.sockets, SocketSet::new(Vec::new()));
-        sockets.get_mut::<Socket<'_>>(self.handle).abort();
-        self.spare.keep(sockets, self.handle);
+        self.socket().abort();
+        self.spare.keep(self.buffered.take());
     }
 }
 
@@ -297,16 +209,11 @@ impl Core {
         };
         let receive = wanted(options.receive_buffer, buffers.receive).min(buffers.limit);
         let send = wanted(options.send_buffer, buffers.send).min(buffers.limit);
-        let (mut sockets, handle) = match spare.take(receive, send) {
+        let mut buffered = match spare.take(receive, send) {
             Some(spare) => spare,
-            None => {
-                let socket = Socket::new(Buffers::make(receive)?, Buffers::make(send)?);
-                let mut sockets = SocketSet::new(Vec::with_capacity(1));
-                let handle = sockets.add(socket);
-                (sockets, handle)
-            }
+            None => Buffered::new(receive, send)?,
         };
-        let socket = sockets.get_mut::<Socket<'_>>(handle);
+        let socket = buffered.socket();
         socket.set_tsval_generator(Some(timestamp));
         if link == LinkId::Card {
             socket.set_congestion_control(CongestionControl::Reno);
@@ -319,8 +226,9 @@ impl Core {
         socket.set_timeout(connects.then(|| Duration::from_secs(CONNECT_TIMEOUT_S)));
         let now_ns = platform().monotonic_ns();
         let mut core = Self {
-            sockets,
-            handle,
+            buffered,
+            used_ns: now_ns,
+            arrived: Arrived::default(),
             error: None,
             was_established: false,
             receive_shut: false,
@@ -347,13 +255,73 @@ impl Core {
 
     /// smoltcp's socket.
     pub fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
+        self.buffered.socket()
+    }
+
+    /// smoltcp's set, of its socket alone.
+    pub fn sockets(&mut self) -> &mut SocketSet<'static> {
+        &mut self.buffered.sockets
     }
 
     /// As [`Self::socket`], to look at.
     #[must_use]
     pub fn peek(&self) -> &Socket<'static> {
-        self.sockets.get(self.handle)
+        self.buffered.peek()
+    }
+
+    /// Puts as many of `bytes` as there is room for behind what is to be sent.
+    ///
+    /// # Errors
+    /// `ENOBUFS` where memory is low.
+    pub fn enqueue(&mut self, bytes: &[u8], now_ns: u64) -> Result<usize, Errno> {
+        self.used_ns = now_ns;
+        self.buffered.send.fill(&self.spare)?;
+        Ok(self.socket().send_slice(bytes).unwrap_or(0))
+    }
+
+    /// A segment with data comes: there has to be memory for it.
+    ///
+    /// # Errors
+    /// `ENOBUFS` where there is none: the segment is lost.
+    pub fn expect_data(&mut self, now_ns: u64) -> Result<(), Errno> {
+        self.used_ns = now_ns;
+        self.buffered.receive.fill(&self.spare)
+    }
+
+    /// Notes a segment that smoltcp has seen, and what it was `before`.
+    pub fn note_segment(&mut self, segment: Segment, before: Snapshot, now: Snapshot) {
+        if segment.is_first() && matches!(before.state, State::Listen | State::SynSent) {
+            self.arrived = Arrived::after_syn(segment.sequence);
+        }
+        let more = now.receive_queue.saturating_sub(before.receive_queue);
+        self.arrived.note(segment.sequence, segment.len, more);
+    }
+
+    /// Gives back the memory of buffers that have been empty for a while; tells when to look again.
+    pub fn give_back(&mut self, now_ns: u64) -> Option<u64> {
+        let Buffered { receive, send, .. } = &self.buffered;
+        if !receive.is_there() && !send.is_there() {
+            return None;
+        }
+        let end_ns = self.used_ns.saturating_add(IDLE_NS);
+        if now_ns < end_ns {
+            return Some(end_ns);
+        }
+        let Snapshot { receive_queue, send_queue, .. } = self.snapshot();
+        if receive_queue == 0 && !self.arrived.has_gap() {
+            self.buffered.receive.empty();
+        }
+        if send_queue == 0 {
+            self.buffered.send.empty();
+        }
+        let Buffered { receive, send, .. } = &self.buffered;
+        (receive.is_there() || send.is_there()).then(|| now_ns.saturating_add(IDLE_NS))
+    }
+
+    /// Whether there is memory behind the buffers: to receive, to send.
+    #[must_use]
+    pub fn has_memory(&self) -> [bool; 2] {
+        [self.buffered.receive.is_there(), self.buffered.send.is_there()]
     }
 
     /// Hands the options to smoltcp.

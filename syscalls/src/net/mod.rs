@@ -4,6 +4,7 @@
 //! over the stack of the machine ([`stack`]), which is made when the first of them is.
 
 pub mod address;
+pub mod buffers;
 pub mod connection;
 pub mod device;
 mod diag;

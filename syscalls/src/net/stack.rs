@@ -29,9 +29,8 @@ use smoltcp::{socket::tcp::State, time::Instant};
 
 use super::{
     address::{Endpoint, is_loopback, loopback_of_family, mapped_bits},
-    connection::{
-        Buffers, Connection, Core, LinkId, Listener, Snapshot, SpareSockets, Start, TcpOptions,
-    },
+    buffers::{Buffers, SpareSockets},
+    connection::{Connection, Core, LinkId, Listener, Snapshot, Start, TcpOptions},
     device::{Interrupts, NetworkDevice, Progress, ReceivedChecksum},
     fragments::Fragments,
     icmp::{ErrorReport, IcmpTable},
@@ -704,13 +703,13 @@ trait Deliver {
 
 impl Deliver for Link {
     fn deliver(&mut self, now: Instant, frame: &[u8], core: Option<&mut Core>) {
-        Link::deliver(self, now, frame, core.map(|core| &mut core.sockets));
+        Link::deliver(self, now, frame, core.map(Core::sockets));
     }
 }
 
 impl Deliver for super::link::Receiver<'_> {
     fn deliver(&mut self, now: Instant, frame: &[u8], core: Option<&mut Core>) {
-        super::link::Receiver::deliver(self, now, frame, core.map(|core| &mut core.sockets));
+        super::link::Receiver::deliver(self, now, frame, core.map(Core::sockets));
     }
 }
 
@@ -744,10 +743,11 @@ impl Tables {
         if checksum == ReceivedChecksum::Unverified && !packet.has_valid_checksum() {
             return;
         }
-        let (Some((source, destination)), Some(flags)) = (packet.ports(), packet.tcp_flags())
+        let (Some((source, destination)), Some(segment)) = (packet.ports(), packet.segment())
         else {
             return;
         };
+        let flags = segment.flags;
         let local = Endpoint { addr: packet.destination, port: destination };
         let remote = Endpoint { addr: packet.source, port: source };
         let is_first = flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN;
@@ -774,14 +774,19 @@ impl Tables {
         let mut core = connection.core.lock();
         let before = core.snapshot();
         core.heard_ns = now_ns;
+        // Without memory for it, a segment is lost as on the way: the peer repeats it.
+        if segment.len > 0 && core.expect_data(now_ns).is_err() {
+            return;
+        }
         link.deliver(now, frame, Some(&mut core));
         let after = core.snapshot();
+        core.note_segment(segment, before, after);
         if connection.link == LinkId::Loopback && after.receive_queue > before.receive_queue {
             core.has_come(now_ns);
         }
         // A mere acknowledgement of everything: there is nothing to answer, and nothing to send.
         let is_open = before.state == State::Established && after.state == State::Established;
-        if is_open && after.send_queue == 0 && flags == flag::ACK && packet.has_bare_tcp_header() {
+        if is_open && after.send_queue == 0 && flags == flag::ACK && segment.len == 0 {
             let events = core.events_between(before, after);
             if !events.is_empty() && core.orphaned_ns.is_none() {
                 connection.events.wake_for(events);
@@ -947,7 +952,7 @@ impl Inner {
         if silence_ends_ns.is_some_and(|end| end <= now_ns) {
             core.socket().abort();
         }
-        let (sent, at) = link.transmit(now, &mut core.sockets);
+        let (sent, at) = link.transmit(now, core.sockets());
         if sent != Sent::Nothing {
             tables.settle(connection, &mut core, before, false);
         }
@@ -975,6 +980,9 @@ impl Inner {
             None => u64::MAX,
         };
         if let Some(end) = silence_ends_ns {
+            at_ns = at_ns.min(end);
+        }
+        if let Some(end) = core.give_back(now_ns) {
             at_ns = at_ns.min(end);
         }
         tables.schedule(connection, &mut core, at_ns);

@@ -242,7 +242,11 @@ impl TcpSocket {
                 Err(errno) => return Err(errno),
             };
             let more = flags & net::MSG_MORE != 0 || from.remaining() > 0;
-            done += self.enqueue(io, &connection, &buffer[..count], more)?;
+            match self.enqueue(io, &connection, &buffer[..count], more) {
+                Ok(count) => done += count,
+                Err(_) if done > 0 => return Ok(done),
+                Err(errno) => return Err(errno),
+            }
         }
         Ok(done)
     }
@@ -264,7 +268,11 @@ impl TcpSocket {
                 if core.peek().send_queue() == 0 {
                     core.heard_ns = now_ns;
                 }
-                let count = core.socket().send_slice(rest).unwrap_or(0);
+                let count = match core.enqueue(rest, now_ns) {
+                    Ok(count) => count,
+                    Err(errno) if rest.len() == bytes.len() => return Err(errno),
+                    Err(_) => return Ok(bytes.len() - rest.len()),
+                };
                 rest = &rest[count..];
                 let queued = core.peek().send_queue();
                 // Enough for a full segment goes out in any case.

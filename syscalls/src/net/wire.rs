@@ -32,6 +32,25 @@ pub mod flag {
     pub const ACK: u8 = 0x10;
 }
 
+/// A TCP segment (RFC 9293 §3.1), not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub sequence: u32,
+    /// See [`flag`].
+    pub flags: u8,
+    /// Bytes of data.
+    pub len: usize,
+}
+
+impl Segment {
+    /// Whether it is the first of a direction.
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self.flags & flag::SYN != 0
+    }
+}
+
 /// An IP packet, looked at but not verified beyond its lengths.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
@@ -141,16 +160,15 @@ impl<'a> Packet<'a> {
         Some((be16(self.payload, 0)?, be16(self.payload, 2)?))
     }
 
-    /// Flags of a TCP header.
+    /// What of a TCP header has to be known here.
     #[must_use]
-    pub fn tcp_flags(&self) -> Option<u8> {
-        self.payload.get(13).copied()
-    }
-
-    /// Whether a TCP segment has no data.
-    #[must_use]
-    pub fn has_bare_tcp_header(&self) -> bool {
-        self.payload.get(12).is_some_and(|word| usize::from(word >> 4) * 4 == self.payload.len())
+    pub fn segment(&self) -> Option<Segment> {
+        let header: &[u8; 20] = self.payload.first_chunk()?;
+        Some(Segment {
+            sequence: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+            flags: header[13],
+            len: self.payload.len().saturating_sub(usize::from(header[12] >> 4) * 4),
+        })
     }
 
     /// Whether the checksum of a TCP or UDP packet is right, or left out where that is allowed.
@@ -313,7 +331,7 @@ mod tests {
         let parsed = Packet::parse(&packet).unwrap();
         assert!(parsed.has_valid_checksum());
         assert_eq!(parsed.ports(), Some((40000, 80)));
-        assert_eq!(parsed.tcp_flags(), Some(flag::SYN));
+        assert_eq!(parsed.segment().map(|segment| segment.flags), Some(flag::SYN));
         packet[25] ^= 1;
         assert!(!Packet::parse(&packet).unwrap().has_valid_checksum());
     }

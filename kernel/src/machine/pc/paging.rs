@@ -6,6 +6,7 @@
 //! | [`DIRECT_MAP`] | all RAM, read-write | 2 MiB |
 //! | [`KERNEL_STACKS`] | kernel stacks with guard pages | 4 KiB |
 //! | [`DEVICES`] | device registers, uncached | 4 KiB |
+//! | [`BUFFERS`] | buffers, with memory while they hold something | 4 KiB |
 //! | [`KERNEL_BASE`] | kernel image, each segment with its own rights | 4 KiB |
 //!
 //! The kernel's half is the same in every table: its top-level entries are made at boot and copied
@@ -61,6 +62,9 @@ pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 pub const KERNEL_STACKS: u64 = 0xffff_c000_0000_0000;
 /// Device registers.
 pub const DEVICES: u64 = 0xffff_c100_0000_0000;
+/// Buffers that have memory now and then ([`crate::memory::buffers`]). The top-level entry is that of
+/// [`DEVICES`].
+pub const BUFFERS: u64 = 0xffff_c140_0000_0000;
 /// The lowest address of the kernel's half.
 pub const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 

@@ -217,7 +217,7 @@ fn transfer(pair: &Pair, from: &Arc<Connection>, to: &Arc<Connection>, bytes: &[
     for _ in 0..400_000 {
         if sent < bytes.len() {
             sent += pair.stacks[0]
-                .change(from, |core| core.socket().send_slice(&bytes[sent..]))
+                .change(from, |core| core.enqueue(&bytes[sent..], platform().monotonic_ns()))
                 .unwrap();
             if sent == bytes.len() {
                 pair.stacks[0].change(from, |core| core.socket().close());
@@ -423,6 +423,97 @@ fn deadlines_of_connections_that_are_gone_are_forgotten() {
     assert!(inner.tables.deadlines.capacity() <= 4 * DEADLINES_LEAST);
 }
 
+/// Whether smoltcp has bytes that lie behind a gap.
+fn has_gap(core: &Core) -> bool {
+    let socket = std::format!("{:?}", core.peek());
+    let (_, assembler) = socket.split_once("assembler: ").expect("the socket's assembler");
+    !assembler.starts_with("Assembler { contigs: [Contig { hole_size: 0, data_size: 0 }")
+}
+
+/// Connections have memory for their buffers while these hold something, and not for long after.
+#[test]
+fn idle_connections_have_no_buffers() {
+    let pair = Pair::new(1, Faults::default());
+    let listener = pair.listen(1, 80, 4);
+    let client = pair.connect(0, 80);
+    pair.run(15);
+    let server = accept(&listener).expect("a connection");
+    let has_memory = || [&client, &server].map(|connection| connection.core.lock().has_memory());
+    assert_eq!(has_memory(), [[false; 2]; 2]);
+    let mut buffer = [0; 16];
+    for _ in 0..2 {
+        let now_ns = platform().monotonic_ns();
+        assert_eq!(pair.stacks[0].change(&client, |core| core.enqueue(b"ping", now_ns)), Ok(4));
+        pair.run(5_000);
+        // What has not been read keeps its memory.
+        assert_eq!(has_memory(), [[false; 2], [true, false]]);
+        let read = |core: &mut Core| core.socket().recv_slice(&mut buffer);
+        assert_eq!(pair.stacks[1].change(&server, read), Ok(4));
+        assert_eq!(&buffer[..4], b"ping");
+        pair.run(1_100);
+        assert_eq!(has_memory(), [[false; 2]; 2]);
+    }
+    // Where memory is low, a write fails and a segment waits.
+    let frames = pair.machine.frames_in_use();
+    pair.machine.set_total_frames(frames);
+    let now_ns = platform().monotonic_ns();
+    let send = |core: &mut Core| core.enqueue(b"pong", now_ns);
+    assert_eq!(pair.stacks[1].change(&server, send), Err(Errno::ENOBUFS));
+    pair.machine.set_total_frames(frames + 4096);
+    assert_eq!(pair.stacks[1].change(&server, send), Ok(4));
+    pair.machine.set_total_frames(frames);
+    pair.run(100);
+    assert_eq!(client.core.lock().peek().recv_queue(), 0);
+    pair.machine.set_total_frames(frames + 4096);
+    pair.run(3_000);
+    assert_eq!(client.core.lock().peek().recv_queue(), 4);
+}
+
+/// A buffer's memory stays where there is something behind a gap, however long that lasts.
+#[test]
+fn bytes_behind_a_gap_keep_their_memory() {
+    let (mut emptied, mut kept) = (0, 0);
+    for seed in 1..6 {
+        let faults = Faults { lost: 35, repeated: 10, swapped: 20, ..Faults::default() };
+        let pair = Pair::new(seed, faults);
+        let listener = pair.listen(1, 80, 4);
+        listener.options.lock().receive_buffer = Some(8 << 10);
+        let client = pair.connect(0, 80);
+        client.core.lock().options.no_delay = true;
+        client.core.lock().apply_options();
+        let bytes: Vec<u8> = (0..6000u32).map(|index| (index / 7) as u8).collect();
+        let (mut sent, mut received, mut server) = (0, Vec::new(), None);
+        for step in 0.. {
+            assert!(step < 400_000, "{} bytes have arrived", received.len());
+            if state(&client) == State::Established && sent < bytes.len() {
+                let end = (sent + 1000).min(bytes.len());
+                let now_ns = platform().monotonic_ns();
+                let send = |core: &mut Core| core.enqueue(&bytes[sent..end], now_ns);
+                sent += pair.stacks[0].change(&client, send).unwrap();
+            }
+            pair.step();
+            server = server.or_else(|| accept(&listener));
+            let Some(server) = &server else { continue };
+            let mut buffer = [0; 500];
+            let take = |core: &mut Core| core.socket().recv_slice(&mut buffer).unwrap_or(0);
+            let count = pair.stacks[1].change(server, take);
+            received.extend_from_slice(&buffer[..count]);
+            if received.len() == bytes.len() {
+                break;
+            }
+            if step % 500 == 0 {
+                let core = server.core.lock();
+                let (has_memory, has_gap) = (core.has_memory()[0], has_gap(&core));
+                assert!(has_memory || !has_gap, "seed {seed}, step {step}");
+                emptied += usize::from(!has_memory);
+                kept += usize::from(has_gap);
+            }
+        }
+        assert!(received == bytes);
+    }
+    assert!(emptied > 0 && kept > 0, "{emptied}, {kept}");
+}
+
 /// Where memory is short, connections have small buffers; where there is none, they are refused.
 #[test]
 fn connections_fit_the_memory() {
@@ -477,7 +568,7 @@ fn a_peer_that_disappears_is_noticed() {
     pair.stacks[0]
         .change(&client, |core| {
             core.heard_ns = platform().monotonic_ns();
-            core.socket().send_slice(b"lost")
+            core.enqueue(b"lost", platform().monotonic_ns())
         })
         .unwrap();
     pair.run(4_000);
