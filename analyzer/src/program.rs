@@ -10,6 +10,7 @@
 
 mod callers;
 mod names;
+mod worlds;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -31,6 +32,7 @@ use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
 
 use callers::Callers;
 use names::{Lookups, Names};
+use worlds::{Where, World};
 
 use crate::{
     cache::Cache,
@@ -77,7 +79,7 @@ pub(crate) struct File {
     pub(crate) path: PathBuf,
     pub(crate) summary: Arc<Summary>,
     scope: Scope,
-    /// Whose symbols it sees: 0, or the number of the program that is executed.
+    /// Whose symbols it sees: 0 for the program's, or another ([`worlds`]).
     world: usize,
     /// Whether it was opened by its own name, not because another needs it.
     is_named: bool,
@@ -141,16 +143,17 @@ struct Linking<'t> {
     analysis: Analysis,
     /// Name to the files and definitions that define it, in load order, for each world.
     symbols: HashMap<String, Vec<(u32, u32)>>,
-    bound: HashMap<(u32, u32), Vec<At>>,
     /// By file, as far as somebody has asked.
     callers: HashMap<u32, Arc<Callers>>,
     by_path: HashMap<(usize, PathBuf), u32>,
-    programs: Vec<(PathBuf, Linker)>,
+    worlds: Vec<World>,
+    /// The worlds that programs share.
+    shared: HashMap<Linker, usize>,
     /// By dynamic linker: each reads its index once, not once for each program.
     searches: HashMap<Linker, Rc<Search<'t>>>,
     todo: VecDeque<At>,
     /// Names of libraries already looked for.
-    asked: HashSet<(usize, String)>,
+    asked: HashSet<(usize, Option<PathBuf>, String)>,
     /// Symbols that are looked up while the program runs.
     names: Names,
     lookups: Lookups,
@@ -158,9 +161,10 @@ struct Linking<'t> {
     looks_up_any: HashSet<usize>,
     nss: HashSet<usize>,
     summaries: HashMap<PathBuf, Arc<Summary>>,
-    /// Links to imports that were followed, to be followed again when more may define them.
-    import_links: Vec<(At, Link)>,
-    has_opened: bool,
+    /// Files whose imports, or definitions for others, may be bound otherwise than before.
+    changed: BTreeSet<u32>,
+    /// Worlds and names that are to be followed again for this.
+    stale: HashSet<(usize, String)>,
     has_executables: bool,
     /// Where libraries are loaded whose names are not known.
     computed_loads: BTreeSet<(At, u64)>,
@@ -181,10 +185,10 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         request,
         analysis: Analysis::default(),
         symbols: HashMap::new(),
-        bound: HashMap::new(),
         callers: HashMap::new(),
         by_path: HashMap::new(),
-        programs: Vec::new(),
+        worlds: Vec::new(),
+        shared: HashMap::new(),
         searches: HashMap::new(),
         todo: VecDeque::new(),
         asked: HashSet::new(),
@@ -193,14 +197,14 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         looks_up_any: HashSet::new(),
         nss: HashSet::new(),
         summaries: HashMap::new(),
-        import_links: Vec::new(),
-        has_opened: false,
+        changed: BTreeSet::new(),
+        stale: HashSet::new(),
         has_executables: false,
         computed_loads: BTreeSet::new(),
         has_libraries: HashSet::new(),
         limits: Vec::new(),
     };
-    linking.add_program(&request.program)?;
+    linking.add_program(&request.program, Where::Own)?;
     linking.add_also()?;
     loop {
         linking.reach();
@@ -248,29 +252,39 @@ impl<'t> Linking<'t> {
         Rc::clone(self.searches.entry(linker).or_insert_with(new))
     }
 
-    fn add_program(&mut self, path: &Path) -> Result<()> {
+    fn add_program(&mut self, path: &Path, place: Where) -> Result<()> {
         let path = self.resolve_script(path)?;
-        let world = self.programs.len();
         let (real, _, object) = self.read(&path)?;
         let interpreter = object.interpreter.clone().map(PathBuf::from);
         let linker = interpreter.as_deref().map_or(Linker::Glibc, Linker::of);
-        self.programs.push((real.clone(), linker));
-        let program = self.add_file(&path, Scope::Global, world)?;
         let mut paths = Vec::new();
         if interpreter.is_some() {
             let search = self.search(linker);
             paths = search.closure(&real, object, self.request.preload.as_deref())?;
         }
+        // A static program has nothing to share.
+        let place = if interpreter.is_some() { place } else { Where::Own };
+        let world = self.world_for(place, real, linker);
+        let program = self.add_file(&path, Scope::Global, world)?;
+        let mut order = vec![program];
         for path in paths {
             let is_variant = path.to_string_lossy().contains("/glibc-hwcaps/");
             let scope = if is_variant { Scope::Variant } else { Scope::Global };
-            self.add_file(&path, scope, world)?;
+            order.push(self.add_file(&path, scope, world)?);
         }
         if let Some(interpreter) = interpreter {
             let interpreter = self.add_file(&interpreter, Scope::Global, world)?;
+            order.push(interpreter);
             self.analysis.interpreters.insert(interpreter);
             self.root_entry(interpreter);
         }
+        let mut places = HashMap::new();
+        for (number, file) in order.into_iter().enumerate() {
+            places.entry(file).or_insert(number);
+            // What other programs have already may see files that it has not seen before.
+            self.changed.insert(file);
+        }
+        self.worlds[world].programs.push(places);
         self.root_entry(program);
         Ok(())
     }
@@ -293,11 +307,11 @@ impl<'t> Linking<'t> {
             if is_library {
                 libraries.push(path);
             } else {
-                self.add_program(path)?;
+                self.add_program(path, Where::Own)?;
             }
         }
         for path in libraries {
-            for world in 0..self.programs.len() {
+            for world in 0..self.worlds.len() {
                 self.open(path.as_os_str(), world, None, true);
             }
         }
@@ -314,7 +328,9 @@ impl<'t> Linking<'t> {
             self.has_executables = true;
             for path in &request.executables {
                 // What cannot be analysed, for want of a library say, cannot be executed either.
-                has_grown |= self.add_program(path).is_ok();
+                let is_itself = lookup(self.tree, path)
+                    .is_ok_and(|(real, _)| self.worlds.first().is_some_and(|w| w.program == real));
+                has_grown |= !is_itself && self.add_program(path, Where::Shared).is_ok();
             }
         }
         let world_of = |at: &(At, u64)| self.analysis.files[at.0.0 as usize].world;
@@ -380,9 +396,7 @@ impl<'t> Linking<'t> {
             is_named: false,
             object,
         });
-        // What was bound before may be bound otherwise now.
-        self.bound.clear();
-        self.has_opened |= scope == Scope::Opened;
+        self.changed.insert(index);
         self.note_own_lookups(index);
         for node in initialisers {
             self.touch((index, node), None, "is run when the file is loaded");
@@ -434,60 +448,11 @@ impl<'t> Linking<'t> {
         self.touch(at, by, how);
     }
 
-    /// What an import of a file is bound to.
-    fn bind(&mut self, file: u32, import: u32) -> Vec<At> {
-        if let Some(bound) = self.bound.get(&(file, import)) {
-            return bound.clone();
-        }
-        let bound = self.bind_to(file, import, |_| true);
-        self.bound.insert((file, import), bound.clone());
-        bound
-    }
-
     /// Who calls what in a file.
     fn callers(&mut self, file: u32) -> Arc<Callers> {
         let summary = &self.analysis.files[file as usize].summary;
         let callers = self.callers.entry(file);
         Arc::clone(callers.or_insert_with(|| Arc::new(Callers::new(summary))))
-    }
-
-    fn bind_to(&self, file: u32, import: u32, accept: impl Fn(u32) -> bool) -> Vec<At> {
-        let files = &self.analysis.files;
-        let me = &files[file as usize];
-        let Some(wanted) = me.summary.imports.get(import as usize) else { return Vec::new() };
-        let Some(all) = self.symbols.get(&wanted.name) else { return Vec::new() };
-        let all: Vec<_> = all
-            .iter()
-            .filter(|(other, _)| files[*other as usize].world == me.world && accept(*other))
-            .collect();
-        let is_version = |(other, definition): &(u32, u32)| {
-            let version = &files[*other as usize].summary.definitions[*definition as usize].version;
-            version.is_empty() || wanted.version.is_empty() || *version == wanted.version
-        };
-        let mut candidates: Vec<_> = all.iter().copied().filter(|c| is_version(c)).collect();
-        if candidates.is_empty() {
-            candidates = all;
-        }
-        let mut result = Vec::new();
-        let mut first = None;
-        for (other, definition) in candidates {
-            let scope = files[*other as usize].scope;
-            let is_used = match scope {
-                // All definitions of the first file, where versions do not tell them apart.
-                Scope::Global => *first.get_or_insert(*other) == *other,
-                Scope::Variant => true,
-                Scope::Opened => me.scope == Scope::Opened || first.is_none(),
-            };
-            if is_used
-                && let Some(node) =
-                    files[*other as usize].summary.definitions[*definition as usize].node
-            {
-                result.push((*other, node));
-            }
-        }
-        result.sort_unstable();
-        result.dedup();
-        result
     }
 
     /// Follows links until nothing new is reached.
@@ -498,8 +463,10 @@ impl<'t> Linking<'t> {
             }
             self.look_up();
             self.run_initialisers();
-            if std::mem::take(&mut self.has_opened) {
-                for (at, link) in self.import_links.clone() {
+            self.note_changes();
+            for (world, name) in std::mem::take(&mut self.stale) {
+                let links = self.worlds[world].imports.get(&name).map(|of| of.links.clone());
+                for (at, link) in links.unwrap_or_default() {
                     self.follow_import(at, link);
                 }
             }
@@ -531,8 +498,8 @@ impl<'t> Linking<'t> {
                 Link::Jump(to) => self.touch((file, to), Some(at), "jumps to"),
                 Link::Data(to) => self.touch((file, to), Some(at), "uses the data"),
                 Link::Taken(to) => self.take((file, to), Some(at), "takes the address of"),
-                Link::CallImport(_) | Link::TakeImport(_) | Link::CopyImport(_) => {
-                    self.import_links.push((at, link));
+                Link::CallImport(import) | Link::TakeImport(import) | Link::CopyImport(import) => {
+                    self.imports_like(file, import).links.push((at, link));
                     self.follow_import(at, link);
                 }
             }
@@ -598,13 +565,15 @@ impl<'t> Linking<'t> {
     /// A library is loaded while the program runs, if there is one of that name.
     fn open(&mut self, name: &OsStr, world: usize, by: Option<At>, is_certain: bool) {
         let text = name.to_string_lossy().into_owned();
-        if !self.asked.insert((world, text)) {
+        let opener = by.map(|at| &self.analysis.files[at.0 as usize]);
+        // Who has a search path of its own asks for itself.
+        let opener = opener.filter(|file| file.object.has_search_path());
+        if !self.asked.insert((world, opener.map(|file| file.path.clone()), text)) {
             return;
         }
-        let (program, linker) = self.programs[world].clone();
-        let opener = by.map(|at| &self.analysis.files[at.0 as usize]);
+        let World { program, linker, .. } = &self.worlds[world];
+        let (mut path, linker) = (program.clone(), *linker);
         let mut object = Object { needed: vec![name.to_owned()], ..Object::default() };
-        let mut path = program;
         if let Some(opener) = opener {
             object.runpath.clone_from(&opener.object.runpath);
             object.rpath.clone_from(&opener.object.rpath);
@@ -614,6 +583,9 @@ impl<'t> Linking<'t> {
         let Ok(paths) = search.closure(&path, object, None) else { return };
         for (index, path) in paths.iter().enumerate() {
             let Ok(file) = self.add_file(path, Scope::Opened, world) else { continue };
+            if !self.worlds[world].always_has(file) {
+                self.note_opened(file);
+            }
             // A program without an interpreter has none for its libraries either, but the
             // libraries name the C library, which names it.
             self.analysis.files[file as usize].is_named |= index == 0;
@@ -621,6 +593,15 @@ impl<'t> Linking<'t> {
             if index == 0 && (is_certain || is_nss) {
                 self.take_all(file);
             }
+        }
+    }
+
+    /// A file may be loaded while a program of its world runs.
+    fn note_opened(&mut self, index: u32) {
+        let file = &mut self.analysis.files[index as usize];
+        if file.scope == Scope::Global {
+            file.scope = Scope::Opened;
+            self.changed.insert(index);
         }
     }
 

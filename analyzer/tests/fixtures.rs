@@ -648,6 +648,48 @@ fn programs_that_are_executed_count_with_what_they_load() {
     assert_eq!(calls(&quiet), ["getgid".to_owned()].into());
 }
 
+/// Programs of an image share their libraries' files; what an import of one is bound to differs all the same.
+#[test]
+fn programs_that_share_a_library_define_symbols_for_it() {
+    let fixture = Fixture::new();
+    let library = "long hook(void); long common(void) { return hook(); }";
+    let flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libcommon.so"];
+    fixture.compile("libcommon.so", library, &flags);
+    let dynamic = [
+        "-nostdlib",
+        "-no-pie",
+        "-L.",
+        "-rdynamic",
+        "-Wl,--dynamic-linker=/lib64/ld-linux-x86-64.so.2",
+    ];
+    let program = |name: &str, call: u32, begin: &str, libraries: &[&str]| {
+        let source = format!(
+            "long common(void); long hook(void) {{ return CALL({call}); }} void start(void) {{ {begin} CALL(EXIT); }}"
+        );
+        fixture.compile(name, &source, &[&dynamic[..], &["-Wl,--no-as-needed"], libraries].concat())
+    };
+    let executables = vec![
+        program("first", 152, "common();", &["-lcommon"]),
+        program("second", 153, "common();", &["-lcommon"]),
+        // Its function of that name is none for the library, and nobody calls it.
+        program("third", 154, "", &[]),
+    ];
+    let executes = fixture.compile("executes", "void start(void) { CALL(59); }", &STATIC);
+    let request = Request {
+        program: executes,
+        library_path: Some(fixture.dir.path().as_os_str().to_owned()),
+        executables,
+        ..Request::default()
+    };
+    let analysis = analyse(&HostTree::new("/"), &Cache::none(), &request).unwrap();
+    let names = analysis.names();
+    assert!(names.contains("munlockall") && names.contains("vhangup"), "{names:?}");
+    assert!(!names.contains("modify_ldt"), "{names:?}");
+    // Each file is there once.
+    let common = analysis.paths().into_iter().filter(|path| path.ends_with("libcommon.so"));
+    assert_eq!(common.count(), 1);
+}
+
 /// A library's import may be bound to what is loaded after the import was met.
 #[test]
 fn an_import_that_a_later_library_defines() {

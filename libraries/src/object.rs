@@ -101,6 +101,12 @@ pub struct Object {
 }
 
 impl Object {
+    /// Whether the file says where libraries are that it needs.
+    #[must_use]
+    pub fn has_search_path(&self) -> bool {
+        !self.rpath.is_empty() || !self.runpath.is_empty()
+    }
+
     /// Reads and checks `file` in the given role, as the guest's loader will.
     ///
     /// # Errors

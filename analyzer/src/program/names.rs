@@ -5,7 +5,7 @@
 //! names, or a wrapper's parameter. Dynamic linkers and what holds one find symbols by code of their own,
 //! so that all of their strings count from the start.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{At, Linking, Query, Scope, Solver};
 use crate::value::Place;
@@ -57,9 +57,10 @@ impl Linking<'_> {
         let before = (self.names.known.len(), self.names.loose.len());
         self.names.known.extend(found.known.iter().cloned());
         let mut asked = BTreeSet::new();
+        let mut called = HashMap::new();
         for ((file, _), _) in &found.computed {
             if asked.insert(*file) {
-                let users = self.users(*file);
+                let users = self.users(*file, &mut called);
                 self.names.loose.extend(users);
             }
         }
@@ -73,7 +74,7 @@ impl Linking<'_> {
 
     /// A file, and those that may call it: which need it, or are loaded later and import what it defines,
     /// and so on.
-    fn users(&mut self, file: u32) -> BTreeSet<u32> {
+    fn users(&mut self, file: u32, called: &mut HashMap<u32, BTreeSet<u32>>) -> BTreeSet<u32> {
         let mut users = BTreeSet::from([file]);
         let mut todo = vec![file];
         let world = self.analysis.files[file as usize].world;
@@ -89,7 +90,11 @@ impl Linking<'_> {
                         || Some(name.as_os_str()) == target.path.file_name()
                 };
                 let uses = candidate.object.needed.iter().any(is_name)
-                    || candidate.scope != Scope::Global && self.calls_into(user, used);
+                    || candidate.scope != Scope::Global
+                        && called
+                            .entry(user)
+                            .or_insert_with(|| self.called_by(user))
+                            .contains(&used);
                 if uses {
                     users.insert(user);
                     todo.push(user);
@@ -99,13 +104,13 @@ impl Linking<'_> {
         users
     }
 
-    /// Whether one of a file's imports is bound to a function of another.
-    fn calls_into(&mut self, user: u32, used: u32) -> bool {
-        let summary = &self.analysis.files[used as usize].summary;
-        let code = summary.code_nodes;
-        let imports = self.analysis.files[user as usize].summary.imports.len() as u32;
-        let mut imports = 0..imports;
-        imports.any(|import| self.bind(user, import).iter().any(|to| to.0 == used && to.1 < code))
+    /// The files that define functions to which a file's imports are bound.
+    fn called_by(&mut self, file: u32) -> BTreeSet<u32> {
+        let imports = self.analysis.files[file as usize].summary.imports.len() as u32;
+        let bound: BTreeSet<At> = (0..imports).flat_map(|import| self.bind(file, import)).collect();
+        let files = &self.analysis.files;
+        let is_code = |at: &&At| at.1 < files[at.0 as usize].summary.code_nodes;
+        bound.iter().filter(is_code).map(|at| at.0).collect()
     }
 }
 
