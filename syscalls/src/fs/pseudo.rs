@@ -390,6 +390,39 @@ pub fn parse_setting<N: core::str::FromStr>(text: &[u8]) -> Result<N, Errno> {
     text.trim_matches(['\n', ' ', '\t', '\0']).parse().map_err(|_| Errno::EINVAL)
 }
 
+/// A number as Linux' `kstrtouint` reads it in base 0: decimal, octal after `0`, hexadecimal after `0x`;
+/// a `+` before it and one line end behind it.
+///
+/// # Errors
+/// `EINVAL` for anything else, `ERANGE` for more than 32 bits.
+pub fn parse_unsigned(text: &[u8]) -> Result<u32, Errno> {
+    /// What of a write Linux looks at.
+    const MOST: usize = 34;
+    let text = text.get(..MOST).unwrap_or(text);
+    // The text ends with its first null byte.
+    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    let (digits, radix) = match text {
+        [b'0', b'x' | b'X', first, ..] if first.is_ascii_hexdigit() => (&text[2..], 16),
+        [b'0', ..] => (text, 8),
+        _ => (text, 10),
+    };
+    if digits.is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    let mut number = 0u64;
+    for digit in digits {
+        let digit = char::from(*digit).to_digit(radix).ok_or(Errno::EINVAL)?;
+        // What follows too many digits does not matter.
+        number = number
+            .checked_mul(u64::from(radix))
+            .and_then(|number| number.checked_add(u64::from(digit)))
+            .ok_or(Errno::ERANGE)?;
+    }
+    u32::try_from(number).map_err(|_| Errno::ERANGE)
+}
+
 /// Permissions of a link that leads to an open file, by its access mode.
 #[must_use]
 pub fn link_permissions(flags: u32) -> u32 {

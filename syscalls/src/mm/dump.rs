@@ -5,6 +5,31 @@ use alloc::vec::Vec;
 use super::{AddressSpace, Protection, Vma, VmaFlags, space::PAGE};
 use crate::{page::PAGE_SIZE, user::UserAddr};
 
+bitflags::bitflags! {
+    /// What a core file holds (`man 5 core`, `/proc/<pid>/coredump_filter`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct DumpFilter: u32 {
+        /// Private memory without a file, and what was written to of a file's.
+        const ANONYMOUS_PRIVATE = 1 << 0;
+        /// Shared memory without a file.
+        const ANONYMOUS_SHARED = 1 << 1;
+        /// Private mappings of files.
+        const FILE_PRIVATE = 1 << 2;
+        /// Shared mappings of files.
+        const FILE_SHARED = 1 << 3;
+        /// The first page of mapped ELF files.
+        const ELF_HEADERS = 1 << 4;
+        /// Huge pages and persistent memory, which there are none of.
+        const OTHERS = 0x1e0;
+    }
+}
+
+impl Default for DumpFilter {
+    fn default() -> Self {
+        Self::from_bits_truncate(0x33)
+    }
+}
+
 /// An area as a core file describes it.
 #[derive(Clone, Debug)]
 pub struct DumpArea {
@@ -26,13 +51,12 @@ pub struct DumpArea {
 impl AddressSpace {
     /// All areas, by address.
     ///
-    /// Dumped is what Linux dumps where `/proc/<pid>/coredump_filter` has its initial value: memory
-    /// without a file, private mappings of files that were written to, the first page of mapped ELF
-    /// files, the vDSO. Code counts as not written: what a debugger is to see is the file's, not the
-    /// rewritten one, and stubs are left out.
+    /// Dumped is what Linux dumps by the same [`DumpFilter`]; the vDSO always is. Code counts as not
+    /// written: what a debugger is to see is the file's, not the rewritten one, and stubs are left out.
     #[must_use]
     pub fn dump_areas(&self) -> Vec<DumpArea> {
         let (areas, ..) = self.snapshot();
+        let filter = self.dump_filter();
         let describe = |area: &Vma| DumpArea {
             start: area.start,
             end: area.end,
@@ -40,28 +64,48 @@ impl AddressSpace {
             file: area.file().and_then(|backing| {
                 Some((backing.file.as_ref()?.path()?.display(None), backing.first))
             }),
-            dumped_len: self.dumped_len(area),
+            dumped_len: self.dumped_len(area, filter),
             is_anonymous: area.is_anonymous(),
         };
         areas.iter().map(describe).collect()
     }
 
-    fn dumped_len(&self, area: &Vma) -> u64 {
+    /// What core files hold of it.
+    #[must_use]
+    pub fn dump_filter(&self) -> DumpFilter {
+        self.inner.lock().dump_filter
+    }
+
+    /// See [`Self::dump_filter`].
+    pub fn set_dump_filter(&self, filter: DumpFilter) {
+        self.inner.lock().dump_filter = filter;
+    }
+
+    fn dumped_len(&self, area: &Vma, filter: DumpFilter) -> u64 {
         if area.flags.contains(VmaFlags::DONT_DUMP) {
             return 0;
         }
-        let Some(backing) = area.file() else { return area.len() };
+        let all_if = |kind| if filter.contains(kind) { area.len() } else { 0 };
+        let Some(backing) = area.file() else { return all_if(DumpFilter::ANONYMOUS_PRIVATE) };
         if backing.file.is_none() {
-            let is_dumped = area.is_shared() || backing.mapping.name() == b"[vdso]";
-            return if is_dumped { area.len() } else { 0 };
+            if backing.mapping.name() == b"[vdso]" {
+                return area.len();
+            }
+            return if area.is_shared() { all_if(DumpFilter::ANONYMOUS_SHARED) } else { 0 };
         }
         if area.is_shared() {
-            return 0;
+            return all_if(DumpFilter::FILE_SHARED);
         }
         let may_be_patched = area.protection.contains(Protection::EXEC)
             && !area.protection.contains(Protection::WRITE);
-        if area.has_private_pages && !may_be_patched {
+        let written = area.has_private_pages && !may_be_patched;
+        if written && filter.contains(DumpFilter::ANONYMOUS_PRIVATE)
+            || filter.contains(DumpFilter::FILE_PRIVATE)
+        {
             return area.len();
+        }
+        if !filter.contains(DumpFilter::ELF_HEADERS) {
+            return 0;
         }
         let mut magic = [0; 4];
         let is_elf = backing.first == 0

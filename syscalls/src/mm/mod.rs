@@ -22,7 +22,7 @@ use core::ops::Range;
 
 use bitflags::bitflags;
 
-pub use dump::DumpArea;
+pub use dump::{DumpArea, DumpFilter};
 pub use mapping::{FileIdentity, FixedPages, Mappers, Mapping, SharedMemory};
 pub use report::PageUse;
 pub use space::{

@@ -12,8 +12,8 @@ use alloc::{
 use core::ops::Range;
 
 use super::{
-    Backing, CodePatcher, CodeRange, Entry, FileBacking, Mappers, Mapping, PageTable, Protection,
-    Vma, VmaFlags, VmaTree,
+    Backing, CodePatcher, CodeRange, DumpFilter, Entry, FileBacking, Mappers, Mapping, PageTable,
+    Protection, Vma, VmaFlags, VmaTree,
     vma::{MAX_AREAS, MIN_ADDR, is_accountable, is_data},
 };
 use crate::{
@@ -241,6 +241,7 @@ pub(super) struct Inner {
     /// What untouched memory reads as, once it has been needed.
     pub(super) zero_page: Option<Page>,
     pub(super) patcher: Option<Arc<dyn CodePatcher>>,
+    pub(super) dump_filter: DumpFilter,
 }
 
 /// A process' memory.
@@ -277,6 +278,7 @@ impl AddressSpace {
             future_flags: VmaFlags::empty(),
             zero_page: None,
             patcher: None,
+            dump_filter: DumpFilter::default(),
         })
     }
 
@@ -634,6 +636,7 @@ impl AddressSpace {
             future_flags: VmaFlags::empty(),
             zero_page: inner.zero_page.clone(),
             patcher: inner.patcher.as_ref().map(|patcher| patcher.forked()),
+            dump_filter: inner.dump_filter,
         })?;
         // Nobody else knows the child yet: its lock is taken for form's sake.
         let mut child_guard = child.inner.lock();

@@ -306,6 +306,9 @@ pub(crate) fn load(thread: &Thread, mut request: Request) -> Result<Loaded, Exec
         space.set_code_patcher(patcher);
     }
     space.set_limits(&thread.process.limits.lock());
+    if let Some(old) = thread.process.memory() {
+        space.set_dump_filter(old.dump_filter());
+    }
     let bias = map_image(&space, &layout, &program)?;
     let interpreter_bias = match &interpreter {
         Some(interpreter) => Some(map_image(&space, &layout, interpreter)?),

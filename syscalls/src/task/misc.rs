@@ -233,6 +233,12 @@ const ARCH_GET_CPUID: u32 = 0x1011;
 const ARCH_SET_CPUID: u32 = 0x1012;
 const ARCH_GET_XCOMP_SUPP: u32 = 0x1021;
 const ARCH_GET_XCOMP_PERM: u32 = 0x1022;
+const ARCH_REQ_XCOMP_PERM: u32 = 0x1023;
+const ARCH_GET_XCOMP_GUEST_PERM: u32 = 0x1024;
+const ARCH_REQ_XCOMP_GUEST_PERM: u32 = 0x1025;
+
+/// State components have smaller numbers (Linux' `XFEATURE_MAX`).
+const XFEATURE_MAX: u64 = 19;
 
 /// `ARCH_CET_STATUS` and others of later kernels are `EINVAL`, as in Linux without them.
 fn arch_prctl(_: &mut Ctx<'_>, code: Flags, addr: u64) -> SysResult {
@@ -252,8 +258,12 @@ fn arch_prctl(_: &mut Ctx<'_>, code: Flags, addr: u64) -> SysResult {
         ARCH_GET_CPUID => Ok(1),
         // CPUID faulting is not there.
         ARCH_SET_CPUID => Err(Errno::ENODEV),
-        ARCH_GET_XCOMP_SUPP | ARCH_GET_XCOMP_PERM => {
+        // `Documentation/arch/x86/xstate.rst`. AMX, which alone needs permission, is not enabled.
+        ARCH_GET_XCOMP_SUPP | ARCH_GET_XCOMP_PERM | ARCH_GET_XCOMP_GUEST_PERM => {
             out.write(&platform().cpu_info().xfeatures).map(|()| 0)
+        }
+        ARCH_REQ_XCOMP_PERM | ARCH_REQ_XCOMP_GUEST_PERM if addr < XFEATURE_MAX => {
+            Err(Errno::EOPNOTSUPP)
         }
         _ => Err(Errno::EINVAL),
     }

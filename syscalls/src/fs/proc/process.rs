@@ -16,13 +16,13 @@ use crate::{
         mount::{Mount, MountFlags},
         path::Path,
         pseudo::{
-            Entry, Listing, Node, dir, file, link, link_permissions, parse_setting, private_file,
-            writable_file,
+            Entry, Listing, Node, dir, file, link, link_permissions, parse_setting, parse_unsigned,
+            private_file, writable_file,
         },
         signalfd::SignalFd,
         timerfd::TimerFd,
     },
-    mm::{Accounts, AddressSpace},
+    mm::{Accounts, AddressSpace, DumpFilter},
     page::PAGE_SIZE,
     platform::platform,
     task::{
@@ -154,7 +154,21 @@ const COMM: Entry<Target> = writable_file(
         Ok(())
     },
 );
-const COREDUMP_FILTER: Entry<Target> = fixed!("coredump_filter", "00000033\n");
+const COREDUMP_FILTER: Entry<Target> = writable_file(
+    "coredump_filter",
+    |target, out| {
+        if let Some(space) = target.task()?.process.memory() {
+            put!(out, "{:08x}\n", space.dump_filter());
+        }
+        Ok(())
+    },
+    |target, _, text| {
+        let filter = DumpFilter::from_bits_truncate(parse_unsigned(text)?);
+        let space = target.task()?.process.memory().ok_or(Errno::ESRCH)?;
+        space.set_dump_filter(filter);
+        Ok(())
+    },
+);
 const CWD: Entry<Target> =
     link("cwd", |target, _| Ok(LinkTarget::Jump(target.thread()?.fs().cwd())));
 const ENVIRON: Entry<Target> = private_file("environ", |target, out| {

@@ -5,6 +5,7 @@ use alloc::{format, string::String};
 use linux_raw_sys::general as linux;
 
 use super::*;
+use crate::mm::DumpFilter;
 
 #[test]
 fn maps_is_as_linux_prints_it() {
@@ -103,4 +104,33 @@ fn smaps_has_a_block_for_each_area() {
     assert!(text.contains("Size:                 12 kB\nKernelPageSize:        4 kB\n"));
     assert!(text.contains("VmFlags: rd wr mr mw me ac \n"), "{text}");
     assert!(text.contains("VmFlags: rd sh mr mw me ms \n"), "{text}");
+}
+
+#[test]
+fn core_files_hold_what_the_filter_says() {
+    let process = TestProcess::new();
+    let file = open(&process, &TestFile::new(4 * PAGE), linux::O_RDWR);
+    let of_file = |flags| mmap_file(&process, 0, PAGE, RW, flags, file, 0).unwrap() as u64;
+    let anonymous = |flags| mmap(&process, 0, PAGE, RW, flags).unwrap() as u64;
+    let written = of_file(PRIVATE);
+    let areas =
+        [anonymous(ANON), anonymous(SHARED_ANON), written, of_file(PRIVATE), of_file(SHARED)];
+    let space = process.space();
+    poke(&space, written, 7).unwrap();
+    let dumped = |filter| {
+        space.set_dump_filter(DumpFilter::from_bits_truncate(filter));
+        let all = space.dump_areas();
+        areas.map(|at| {
+            let area = all.iter().find(|area| (area.start..area.end).contains(&at)).unwrap();
+            u8::from(area.dumped_len > 0)
+        })
+    };
+    assert_eq!(space.dump_filter().bits(), 0x33);
+    assert_eq!(dumped(0), [0; 5]);
+    assert_eq!(dumped(1 << 0), [1, 0, 1, 0, 0]);
+    assert_eq!(dumped(1 << 1), [0, 1, 0, 0, 0]);
+    assert_eq!(dumped(1 << 2), [0, 0, 1, 1, 0]);
+    assert_eq!(dumped(1 << 3), [0, 0, 0, 0, 1]);
+    assert_eq!(dumped(0x1ff), [1; 5]);
+    assert_eq!(space.fork().unwrap().dump_filter().bits(), 0x1ff);
 }
