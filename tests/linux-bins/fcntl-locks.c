@@ -36,6 +36,9 @@ int main(void) {
     CALL(close(a)); CALL(flock(ro, LOCK_EX | LOCK_NB));
     int p[2]; pipe(p); CALL(flock(p[0], LOCK_SH)); int path = open("f", O_PATH); CALL(flock(path, LOCK_SH));
     CALL(lockf(b, F_TEST, 10)); lock(b, F_OFD_SETLK, F_UNLCK, 0, 0);
+    // Closing a descriptor that is only a place gives no lock up; closing another one does.
+    int watched = open("f", O_RDWR); lock(watched, F_SETLK, F_WRLCK, 70, 5);
+    CALL(close(path)); lock(b, F_OFD_GETLK, F_WRLCK, 70, 1); close(open("f", O_RDONLY)); lock(b, F_OFD_GETLK, F_WRLCK, 70, 1);
     CALL(lockf(b, F_LOCK, 10)); CALL(lockf(b, F_TEST, 10)); CALL(lockf(b, F_ULOCK, 10)); CALL(lockf(b, F_TLOCK, 0));
     return 0;
 }

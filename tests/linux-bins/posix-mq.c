@@ -2,6 +2,8 @@
 #include "test.h"
 #include <mqueue.h>
 #include <poll.h>
+#include <semaphore.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -13,6 +15,11 @@ static void on_message(int signal, siginfo_t *info, void *context) {
 static void on_alarm(int signal) {}
 // The alarm goes off again and again: the first may come before the call has begun to wait.
 #define INTERRUPTED(call) do { ualarm(5000, 5000); CALL(call); ualarm(0, 0); } while (0)
+static sem_t told;
+static void on_thread(union sigval value) { notified_value = value.sival_int; sem_post(&told); }
+static void shows_cookie(int netlink) {
+    char cookie[64] = ""; long got = recv(netlink, cookie, sizeof cookie, MSG_DONTWAIT); SHOW(got); printf("%s %d\n", cookie, cookie[31]);
+}
 static struct timespec after(long ms) {
     struct timespec at; clock_gettime(CLOCK_REALTIME, &at);
     at.tv_nsec += ms * 1000000; at.tv_sec += at.tv_nsec / 1000000000; at.tv_nsec %= 1000000000;
@@ -48,6 +55,21 @@ int main(void) {
     CALL(mq_notify(q, &event)); if (fork() == 0) { CALL(mq_notify(q, &event)); CALL(mq_notify(q, NULL)); fflush(stdout); _exit(0); } wait(&status);
     CALL(mq_send(q, "news", 5, 0)); printf("%d %d %d\n", notified, notified_value, notified_code); notified = 0; CALL(mq_send(q, "no news", 8, 0)); SHOW(notified);
     CALL(mq_notify(q, &event)); CALL(mq_send(q, "not empty", 10, 0)); SHOW(notified); CALL(mq_notify(q, NULL)); event.sigev_notify = 99; CALL(mq_notify(q, &event)); event.sigev_notify = SIGEV_NONE; CALL(mq_notify(q, &event)); CALL(mq_notify(0, &event));
+    CALL(mq_notify(q, NULL));
+    // By a thread of the C library's, which reads from a netlink socket.
+    while (!mq_getattr(q, &got) && got.mq_curmsgs) mq_receive(q, text, sizeof text, NULL);
+    sem_init(&told, 0, 0); struct sigevent thread = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_thread, .sigev_value.sival_int = 88};
+    CALL(mq_notify(q, &thread)); CALL(mq_notify(q, &thread)); CALL(mq_send(q, "news", 5, 0)); sem_wait(&told); SHOW(notified_value);
+    CALL(mq_notify(q, &event)); CALL(mq_notify(q, NULL)); mq_receive(q, text, sizeof text, NULL);
+    // The same without the library.
+    int netlink = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, 0), udp = socket(AF_INET, SOCK_DGRAM, 0), pipes[2]; pipe(pipes);
+    char cookie[32] = "a cookie of thirty-two bytes"; struct sigevent raw = {.sigev_notify = SIGEV_THREAD, .sigev_signo = netlink, .sigev_value.sival_ptr = cookie};
+    CALL(syscall(SYS_mq_notify, q, &raw)); mq_send(q, "x", 1, 0); shows_cookie(netlink); mq_receive(q, text, sizeof text, NULL);
+    CALL(syscall(SYS_mq_notify, q, &raw)); CALL(syscall(SYS_mq_notify, q, NULL)); shows_cookie(netlink);
+    mqd_t again = DONE(mq_open(name, O_RDWR)); CALL(syscall(SYS_mq_notify, q, &raw)); CALL(mq_close(again)); shows_cookie(netlink); CALL(mq_notify(q, &event)); CALL(mq_notify(q, NULL));
+    raw.sigev_signo = udp; CALL(syscall(SYS_mq_notify, q, &raw)); raw.sigev_signo = pipes[0]; CALL(syscall(SYS_mq_notify, q, &raw)); raw.sigev_signo = 99; CALL(syscall(SYS_mq_notify, q, &raw));
+    raw.sigev_value.sival_ptr = (void *)8; CALL(syscall(SYS_mq_notify, q, &raw)); struct sigevent zero = {.sigev_notify = SIGEV_SIGNAL}; CALL(mq_notify(q, &zero)); CALL(mq_send(q, "x", 1, 0)); zero.sigev_signo = 65; CALL(mq_notify(q, &zero));
+    mq_send(q, "no news", 8, 0); mq_send(q, "not empty", 10, 0);
     // Access and names.
     mqd_t r = DONE(mq_open(name, O_RDONLY)), w = DONE(mq_open(name, O_WRONLY)); CALL(mq_send(r, "x", 1, 0)); CALL(mq_receive(w, text, sizeof text, NULL)); CALL(mq_receive(r, text, sizeof text, NULL));
     CALL(mq_unlink(name)); CALL(mq_unlink(name)); CALL(mq_open(name, O_RDWR)); CALL(mq_receive(q, text, sizeof text, NULL)); puts(text); CALL(mq_close(q)); CALL(mq_close(q)); CALL(mq_receive(0, text, sizeof text, NULL));

@@ -74,7 +74,7 @@ impl FdTable {
         Arc::new(Self::default())
     }
 
-    /// Who holds the POSIX locks made through this table.
+    /// Who holds the POSIX locks and the message queues' registrations made through this table.
     #[must_use]
     pub fn lock_owner(&self) -> usize {
         core::ptr::from_ref(self).addr()
@@ -252,10 +252,14 @@ impl FdTable {
         self.entries.lock().slots.len()
     }
 
-    /// Closing any descriptor of a file gives up all POSIX locks on it (`man 2 fcntl`).
+    /// Closing any descriptor of a file, but one that is only a place, gives up all POSIX locks on it
+    /// (`man 2 fcntl`).
     fn closed(&self, entry: &FdEntry) {
+        entry.description.file.descriptor_closed(self.lock_owner());
         let state = entry.description.inode().and_then(|inode| inode.state());
-        if let Some(locks) = state.and_then(|state| state.locks.get()) {
+        if let Some(locks) = state.and_then(|state| state.locks.get())
+            && check_open(&entry.description).is_ok()
+        {
             locks.release_posix(self.lock_owner());
         }
     }

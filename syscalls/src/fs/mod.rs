@@ -108,6 +108,9 @@ pub trait File: Send + Sync + Any {
         Err(Errno::EINVAL)
     }
 
+    /// A descriptor has been closed in the table of `owner` ([`FdTable::lock_owner`]); there may be others.
+    fn descriptor_closed(&self, _owner: usize) {}
+
     /// Whether the file has a position (regular files, directories, block devices): `lseek`,
     /// `pread` and `pwrite` answer `ESPIPE` where it has none.
     fn is_seekable(&self) -> bool {

@@ -4,6 +4,7 @@
 //! the oldest of the highest first.
 
 use alloc::{
+    boxed::Box,
     collections::{BTreeMap, VecDeque},
     format,
     string::String,
@@ -18,6 +19,7 @@ use linux_raw_sys::general::{self as linux, __kernel_timespec as Timespec};
 use crate::{
     Ctx, Errno, SysResult, calls,
     fs::{File, FileDescription, Io, anon::AnonymousInode, inode, open_file},
+    net::netlink::NetlinkSocket,
     sync::Mutex,
     table::{Call, Fd, Flags, Mode, PathArg},
     task::{
@@ -87,8 +89,45 @@ struct State {
 struct Notify {
     process: Weak<Process>,
     pid: i32,
-    signal: Option<(SignalNumber, u64)>,
-    kind: i32,
+    /// The table of the descriptors that it was asked for with.
+    table: usize,
+    means: Means,
+}
+
+/// How to tell.
+enum Means {
+    /// `SIGEV_NONE`.
+    Nothing,
+    /// `SIGEV_SIGNAL`. Signal 0 tells nobody.
+    Signal(Option<SignalNumber>, u64),
+    /// `SIGEV_THREAD`: the C library has a thread that reads from a netlink socket, and a cookie for it.
+    Thread(Arc<FileDescription>, Box<[u8; COOKIE_LEN]>),
+}
+
+/// `NOTIFY_COOKIE_LEN`; the last byte says what has happened.
+const COOKIE_LEN: usize = 32;
+/// `NOTIFY_WOKENUP`, `NOTIFY_REMOVED`.
+const WOKEN: u8 = 1;
+const REMOVED: u8 = 2;
+
+impl Means {
+    fn kind(&self) -> u32 {
+        match self {
+            Self::Nothing => linux::SIGEV_NONE,
+            Self::Signal(..) => linux::SIGEV_SIGNAL,
+            Self::Thread(..) => linux::SIGEV_THREAD,
+        }
+    }
+
+    /// Tells the C library's thread, if there is one.
+    fn tell_thread(self, what: u8) {
+        if let Self::Thread(socket, mut cookie) = self
+            && let Some(socket) = socket.file.as_any().downcast_ref::<NetlinkSocket>()
+        {
+            cookie[COOKIE_LEN - 1] = what;
+            socket.deliver(cookie.to_vec());
+        }
+    }
 }
 
 impl State {
@@ -119,11 +158,14 @@ impl File for Open {
         let text = {
             let state = self.0.state.lock();
             let notify = state.notify.as_ref();
-            let signal = notify.and_then(|notify| notify.signal).map_or(0, |(s, _)| s.number());
+            let signal = match notify.map(|notify| &notify.means) {
+                Some(Means::Signal(Some(signal), _)) => signal.number(),
+                _ => 0,
+            };
             format!(
                 "QSIZE:{:<10} NOTIFY:{:<5} SIGNO:{:<5} NOTIFY_PID:{:<6}\n",
                 state.bytes,
-                notify.map_or(0, |notify| notify.kind),
+                notify.map_or(0, |notify| notify.means.kind()),
                 signal,
                 notify.map_or(0, |notify| notify.pid),
             )
@@ -156,6 +198,14 @@ impl File for Open {
         let mut metadata = self.0.owner.metadata(inode::FileType::Regular, self.0.permissions.2);
         metadata.size = 80;
         Some(metadata)
+    }
+
+    /// The process' registration ends.
+    fn descriptor_closed(&self, owner: usize) {
+        let removed = self.0.state.lock().notify.take_if(|notify| notify.table == owner);
+        if let Some(notify) = removed {
+            notify.means.tell_thread(REMOVED);
+        }
     }
 
     fn describe(&self) -> String {
@@ -353,11 +403,15 @@ fn mq_timedsend(
     });
     let told = told.map_err(wait_errno)??;
     queue.changes.wake_all();
-    if let Some(notify) = told
-        && let (Some(process), Some((signal, value))) = (notify.process.upgrade(), notify.signal)
-    {
-        let sender = (ctx.thread.process.pid, ctx.thread.credentials().uid);
-        process.send(SigInfo::queued(signal, SI_MESGQ, sender, value));
+    match told {
+        Some(Notify { process, means: Means::Signal(Some(signal), value), .. }) => {
+            let sender = (ctx.thread.process.pid, ctx.thread.credentials().uid);
+            if let Some(process) = process.upgrade() {
+                process.send(SigInfo::queued(signal, SI_MESGQ, sender, value));
+            }
+        }
+        Some(notify) => notify.means.tell_thread(WOKEN),
+        None => {}
     }
     Ok(0)
 }
@@ -408,35 +462,50 @@ fn mq_timedreceive(
 
 fn mq_notify(ctx: &mut Ctx<'_>, fd: Fd, event: UserPtr<SigEvent>) -> SysResult {
     let process = &ctx.thread.process;
-    let event = event.read_optional()?;
-    let signal = match event {
-        None => None,
-        Some(event) => match event.notify as u32 {
-            linux::SIGEV_NONE => None,
-            linux::SIGEV_SIGNAL => {
-                Some((SignalNumber::new(event.signo).map_err(|_| Errno::EINVAL)?, event.value))
-            }
-            // The C library's thread listens to a netlink socket, which there is none of.
-            linux::SIGEV_THREAD => return Err(Errno::ENOSYS),
-            _ => return Err(Errno::EINVAL),
-        },
-    };
+    let means = event.read_optional()?.map(|event| means_of(ctx, &event)).transpose()?;
     let (_, queue) = opened(ctx, fd)?;
     let mut state = queue.state.lock();
-    let is_own = |notify: &Notify| notify.process.upgrade().is_some_and(|p| p.pid == process.pid);
     let is_taken = |notify: &Notify| notify.process.strong_count() != 0;
-    match event {
-        None => {
-            state.notify.take_if(|notify| is_own(notify));
-        }
+    let is_own = |notify: &mut Notify| notify.process.ptr_eq(&Arc::downgrade(process));
+    let removed = match means {
+        None => state.notify.take_if(is_own),
         Some(_) if state.notify.as_ref().is_some_and(is_taken) => return Err(Errno::EBUSY),
-        Some(event) => {
-            let process = Arc::downgrade(process);
-            let pid = ctx.thread.process.pid;
-            state.notify = Some(Notify { process, pid, signal, kind: event.notify });
+        Some(means) => {
+            let (process, pid) = (Arc::downgrade(process), process.pid);
+            let table = ctx.thread.files().lock_owner();
+            state.notify.replace(Notify { process, pid, table, means })
         }
+    };
+    drop(state);
+    if let Some(notify) = removed {
+        notify.means.tell_thread(REMOVED);
     }
     Ok(0)
+}
+
+/// What a `struct sigevent` asks for.
+///
+/// # Errors
+/// `EINVAL`; of `SIGEV_THREAD`'s socket and cookie `EBADF`, `ENOTSOCK` and `EFAULT`.
+fn means_of(ctx: &Ctx<'_>, event: &SigEvent) -> Result<Means, Errno> {
+    match event.notify as u32 {
+        linux::SIGEV_NONE => Ok(Means::Nothing),
+        linux::SIGEV_SIGNAL => {
+            let signal = (event.signo != 0).then(|| SignalNumber::new(event.signo)).transpose();
+            Ok(Means::Signal(signal.map_err(|_| Errno::EINVAL)?, event.value))
+        }
+        linux::SIGEV_THREAD => {
+            let mut cookie = Box::new([0; COOKIE_LEN]);
+            read_bytes(UserAddr(event.value), &mut cookie[..])?;
+            let socket = ctx.thread.files().get_open(event.signo)?;
+            socket.file.as_socket().ok_or(Errno::ENOTSOCK)?;
+            if !socket.file.as_any().is::<NetlinkSocket>() {
+                return Err(Errno::EINVAL);
+            }
+            Ok(Means::Thread(socket, cookie))
+        }
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 fn mq_getsetattr(

@@ -1,31 +1,88 @@
-//! `man 2 madvise`.
+//! `man 2 madvise`, `process_madvise`.
 
+use alloc::sync::Arc;
 use core::ops::Range;
 
-use linux_raw_sys::general as linux;
+use linux_raw_sys::general::{self as linux, iovec};
 
 use super::{
     Access, AddressSpace, Fault, Protection, Vma, VmaFlags,
     calls::{in_user_half, space},
+    foreign::{memory_of, remote_ranges},
     space::{PAGE, page_aligned},
 };
-use crate::{Ctx, Errno, SysResult, calls, table::Call, user::UserAddr};
+use crate::{
+    Ctx, Errno, SysResult, calls,
+    table::{Call, Fd, Flags},
+    task::{Capability, pidfd},
+    user::{UserAddr, UserPtr},
+};
 
 pub(crate) const CALLS: &[Call] = calls! {
     __NR_madvise => madvise(addr: UserAddr, length: usize, advice: u32);
+    __NR_process_madvise => process_madvise(
+        pidfd: Fd, iovec: UserPtr<iovec>, vlen: usize, advice: u32, flags: Flags
+    );
 };
 
 fn madvise(ctx: &mut Ctx<'_>, addr: UserAddr, length: usize, advice: u32) -> SysResult {
+    advise_checked(&space(ctx), addr, length, advice)?;
+    Ok(0)
+}
+
+fn process_madvise(
+    ctx: &mut Ctx<'_>,
+    pidfd: Fd,
+    iovec: UserPtr<iovec>,
+    vlen: usize,
+    advice: u32,
+    flags: Flags,
+) -> SysResult {
+    if flags.0 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let ranges = remote_ranges(iovec, vlen)?;
+    ranges.iter().try_for_each(|(at, len)| at.check(*len))?;
+    let (process, _) = pidfd::target(ctx.thread, pidfd.0)?;
+    if process.system.process(process.pid).is_none_or(|known| !Arc::ptr_eq(&known, &process)) {
+        return Err(Errno::ESRCH);
+    }
+    let target = memory_of(ctx, process.pid)?;
+    if !Arc::ptr_eq(&target, &space(ctx)) {
+        // What changes the contents is the owner's alone.
+        let is_harmless =
+            matches!(advice, linux::MADV_COLD | linux::MADV_PAGEOUT | linux::MADV_WILLNEED);
+        if !is_harmless {
+            return Err(Errno::EINVAL);
+        }
+        if !ctx.thread.credentials().is_capable(Capability::SYS_NICE) {
+            return Err(Errno::EPERM);
+        }
+    }
+    let mut advised = 0;
+    for (at, len) in ranges {
+        match advise_checked(&target, at, len, advice) {
+            Ok(()) => advised += len,
+            Err(errno) if advised == 0 => return Err(errno),
+            Err(_) => break,
+        }
+    }
+    Ok(advised)
+}
+
+/// Takes advice on `len` bytes from `addr`, which need not be right.
+fn advise_checked(
+    space: &AddressSpace,
+    addr: UserAddr,
+    length: usize,
+    advice: u32,
+) -> Result<(), Errno> {
     if !is_known(advice) || !addr.0.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
     let len = page_aligned(length as u64).map_err(|_| Errno::EINVAL)?;
     let end = addr.0.checked_add(len).ok_or(Errno::EINVAL)?;
-    if len == 0 {
-        return Ok(0);
-    }
-    space(ctx).advise(addr.0..end, advice)?;
-    Ok(0)
+    if len == 0 { Ok(()) } else { space.advise(addr.0..end, advice) }
 }
 
 fn is_known(advice: u32) -> bool {

@@ -57,7 +57,10 @@ fn process_vm_writev(
 ///
 /// # Errors
 /// `EINVAL` for more than `UIO_MAXIOV`, or one longer than `SSIZE_MAX`; `EFAULT`.
-fn remote_ranges(iov: UserPtr<iovec>, count: usize) -> Result<Vec<(UserAddr, usize)>, Errno> {
+pub(super) fn remote_ranges(
+    iov: UserPtr<iovec>,
+    count: usize,
+) -> Result<Vec<(UserAddr, usize)>, Errno> {
     if count > UIO_MAXIOV as usize {
         return Err(Errno::EINVAL);
     }
@@ -74,7 +77,7 @@ fn remote_ranges(iov: UserPtr<iovec>, count: usize) -> Result<Vec<(UserAddr, usi
 ///
 /// # Errors
 /// `ESRCH` where there is none, or it has ended; `EPERM`.
-fn memory_of(ctx: &Ctx<'_>, pid: i32) -> Result<Arc<AddressSpace>, Errno> {
+pub(super) fn memory_of(ctx: &Ctx<'_>, pid: i32) -> Result<Arc<AddressSpace>, Errno> {
     let target = ctx.thread.process.system.thread(pid).ok_or(Errno::ESRCH)?;
     let space = target.process.memory().ok_or(Errno::ESRCH)?;
     let is_own = ctx.thread.process.memory().is_some_and(|own| Arc::ptr_eq(&own, &space));

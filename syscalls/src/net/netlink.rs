@@ -298,6 +298,12 @@ impl NetlinkSocket {
         }))
     }
 
+    /// Lets the socket have a datagram of the kernel's.
+    pub fn deliver(&self, datagram: Vec<u8>) {
+        self.state.lock().queue.push_back(datagram);
+        self.events.wake_for(PollEvents::READABLE);
+    }
+
     fn name_of(port: u32, groups: u32) -> Name {
         let mut bytes = [0; 12];
         bytes[..2].copy_from_slice(&(FAMILY as u16).to_ne_bytes());

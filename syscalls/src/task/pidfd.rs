@@ -68,7 +68,7 @@ pub(super) fn open(thread: &Thread, process: Arc<Process>, flags: u32) -> Result
 ///
 /// # Errors
 /// `EBADF` where it is no pidfd.
-pub(super) fn target(thread: &Thread, fd: i32) -> Result<(Arc<Process>, bool), Errno> {
+pub(crate) fn target(thread: &Thread, fd: i32) -> Result<(Arc<Process>, bool), Errno> {
     let description = thread.files().get(fd)?;
     let file = description.file.as_any().downcast_ref::<PidFile>().ok_or(Errno::EBADF)?;
     Ok((file.process.clone(), description.flags() & linux::O_NONBLOCK != 0))
