@@ -542,6 +542,7 @@ pub(crate) fn commit(thread: &Arc<Thread>, loaded: Loaded) -> Option<Arc<Address
     thread.clear_child_tid.store(0, Ordering::Relaxed);
     thread.set_child_tid.store(0, Ordering::Relaxed);
     thread.robust_list.store(0, Ordering::Relaxed);
+    thread.pi_ownership.store(0, Ordering::Relaxed);
     thread.register_rseq(None);
     process.timers.delete_posix_timers();
 

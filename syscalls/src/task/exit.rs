@@ -66,6 +66,7 @@ pub(super) fn end_thread(ctx: &mut Ctx<'_>) {
 /// Tells the application's memory that the thread is gone.
 pub(super) fn release_user_memory(thread: &Thread) {
     super::futex::release_robust_list(thread);
+    super::futex::bereave(thread);
     let clear = thread.clear_child_tid();
     if !clear.is_null() {
         // Linux does so only while somebody shares the memory; nobody else could look.

@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linux_raw_sys::general as linux;
 
+pub(super) use pi::bereave;
 use pi::{cmp_requeue_pi, lock_pi, try_lock_pi, unlock_pi, wait_requeue_pi};
 pub(super) use robust::release_robust_list;
 use robust::{get_robust_list, set_robust_list};
@@ -88,6 +89,8 @@ impl Sleeper {
 
 /// Nothing has happened yet.
 const ASLEEP: usize = usize::MAX;
+/// With the thread id of the lock's owner: that has ended, and the sleeper is the heir.
+const BEREAVED: usize = 1 << 32;
 
 /// One entry of a queue.
 struct Waiter {

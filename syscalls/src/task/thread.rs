@@ -1,7 +1,7 @@
 //! Threads (what Linux calls tasks).
 
 use alloc::{boxed::Box, sync::Arc};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
 use hx_abi::link::Exit;
 
@@ -62,6 +62,8 @@ pub struct Thread {
     pub(super) set_child_tid: AtomicU64,
     /// `set_robust_list`.
     pub(super) robust_list: AtomicU64,
+    /// What its owning of locks with priority inheritance has come to (`futex::pi`).
+    pub(super) pi_ownership: AtomicU8,
     /// What it waits in queues with, from the first time on.
     pub(crate) waiter: Once<Arc<Waiter>>,
     /// What it waits for futexes with, from the first time on.
@@ -168,6 +170,7 @@ impl Thread {
             clear_child_tid: AtomicU64::new(0),
             set_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            pi_ownership: AtomicU8::new(0),
             waiter: Once::new(),
             futex_sleeper: Once::new(),
             rseq: Mutex::new(None),

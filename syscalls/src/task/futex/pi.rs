@@ -5,11 +5,15 @@
 //! queue until `FUTEX_CMP_REQUEUE_PI` gives it the lock or puts it into the lock's queue; it says beforehand
 //! which lock that is. Nothing else may wake it.
 
-use alloc::{boxed::Box, collections::VecDeque, sync::Arc};
+use alloc::{boxed::Box, collections::VecDeque, sync::Arc, vec::Vec};
+use core::sync::atomic::Ordering;
 
 use linux_raw_sys::general as linux;
 
-use super::{Key, Scope, Sleeper, Waiter, exchange, key_of, load, lock_both, remove, sleep, table};
+use super::{
+    ASLEEP, BEREAVED, Key, Scope, Sleeper, Waiter, exchange, key_of, load, lock_both, remove,
+    sleep, table,
+};
 use crate::{Errno, SysResult, task::Thread, user::UserAddr};
 
 pub(super) const TID_MASK: u32 = linux::FUTEX_TID_MASK;
@@ -21,7 +25,13 @@ pub(super) struct Claim {
     thread: Arc<Thread>,
     /// The lock, where it is in the queue of a condition yet.
     requeue_to: Option<Key>,
+    /// The thread that has the lock, whatever the word says meanwhile.
+    owner: u32,
 }
+
+/// Bits of [`Thread::pi_ownership`]: somebody may wait for a lock of the thread's; it gives up what it has.
+const HAS_HEIRS: u8 = 1;
+const HAS_ENDED: u8 = 2;
 
 /// An entry for `thread`, in the queue of `key`.
 fn waiter_for(
@@ -34,7 +44,7 @@ fn waiter_for(
         key,
         bitset: linux::FUTEX_BITSET_MATCH_ANY,
         index: 0,
-        pi: Some(Box::new(Claim { thread: thread.clone(), requeue_to })),
+        pi: Some(Box::new(Claim { thread: thread.clone(), requeue_to, owner: 0 })),
         sleeper: sleeper.clone(),
     }
 }
@@ -62,24 +72,96 @@ fn take_if_free(heir: &Thread, addr: UserAddr, has_waiters: bool) -> Result<bool
 }
 
 /// Makes the owner of the lock, which somebody else has, come to the kernel to release it; the queue is
-/// locked. `false` where the word has changed meanwhile.
-fn note_waiters(thread: &Thread, addr: UserAddr) -> Result<bool, Errno> {
+/// locked. Gives the owner, or nothing where the word has changed meanwhile.
+///
+/// # Errors
+/// `ESRCH` where the owner has ended.
+fn note_waiters(thread: &Thread, addr: UserAddr) -> Result<Option<Arc<Thread>>, Errno> {
     let word = load(addr)?;
-    let owner = (word & TID_MASK) as i32;
-    if owner != 0 && thread.process.system.thread(owner).is_none() {
-        return Err(Errno::ESRCH);
+    if word & TID_MASK == 0 {
+        return Ok(None);
     }
-    Ok(word & TID_MASK != 0 && exchange(addr, word, word | WAITERS)?)
+    let owner = thread.process.system.thread((word & TID_MASK) as i32).ok_or(Errno::ESRCH)?;
+    if owner.pi_ownership.fetch_or(HAS_HEIRS, Ordering::SeqCst) & HAS_ENDED != 0 {
+        return if load(addr)? == word { Err(Errno::ESRCH) } else { Ok(None) };
+    }
+    Ok(exchange(addr, word, word | WAITERS)?.then_some(owner))
 }
 
-/// As [`take_if_free`]; where somebody else has the lock, lets that owner know that a thread waits.
-fn take_or_note(heir: &Thread, addr: UserAddr, has_waiters: bool) -> Result<bool, Errno> {
+/// Notes who has the lock of `key` now, in the entries of those who wait for it.
+fn note_owner(queue: &mut VecDeque<Waiter>, key: &Key, owner: &Thread) {
+    let waiters = queue.iter_mut().filter(|waiter| waiter.key == *key);
+    for claim in waiters.filter_map(|waiter| waiter.pi.as_mut()) {
+        claim.owner = owner.tid() as u32;
+        owner.pi_ownership.fetch_or(HAS_HEIRS, Ordering::SeqCst);
+    }
+}
+
+/// Lets those inherit who wait for locks that an ending thread has: of each lock, who has waited longest.
+/// Its robust list has been seen to.
+pub(in crate::task) fn bereave(thread: &Thread) {
+    if thread.pi_ownership.fetch_or(HAS_ENDED, Ordering::SeqCst) & HAS_HEIRS == 0 {
+        return;
+    }
+    let owner = thread.tid() as u32;
+    for bucket in &table(thread).buckets {
+        let mut queue = bucket.lock();
+        let mut done: Vec<Key> = Vec::new();
+        queue.retain(|waiter| {
+            let waits = waiter.pi.as_ref().is_some_and(|claim| claim.owner == owner);
+            let is_heir = waits && !done.contains(&waiter.key);
+            if is_heir {
+                done.push(waiter.key);
+                waiter.sleeper.outcome.store(BEREAVED | owner as usize, Ordering::Release);
+                waiter.sleeper.handle.unpark();
+            }
+            !is_heir
+        });
+    }
+}
+
+/// After a wait for the lock: takes the sleeper out of the queue, and the lock over where its owner has ended.
+/// Whether the thread has the lock.
+fn has_got(
+    thread: &Thread,
+    addr: UserAddr,
+    key: &Key,
+    sleeper: &Arc<Sleeper>,
+) -> Result<bool, Errno> {
+    let mut queue = table(thread).bucket(key).lock();
+    remove(&mut queue, sleeper);
+    let outcome = sleeper.outcome.load(Ordering::Acquire);
+    let dead = (outcome != ASLEEP && outcome & BEREAVED != 0).then_some(outcome as u32);
     loop {
-        if take_if_free(heir, addr, has_waiters)? {
+        let word = load(addr)?;
+        let owner = word & TID_MASK;
+        if owner == thread.tid() as u32 {
             return Ok(true);
         }
-        if note_waiters(heir, addr)? {
+        if dead.is_none_or(|dead| owner != 0 && owner != dead) {
             return Ok(false);
+        }
+        let waiters = if has_waiters(&queue, key) { WAITERS } else { 0 };
+        if exchange(addr, word, thread.tid() as u32 | OWNER_DIED | waiters)? {
+            note_owner(&mut queue, key, thread);
+            return Ok(true);
+        }
+    }
+}
+
+/// As [`take_if_free`]; where somebody else has the lock, lets that owner know that a thread waits. Gives that
+/// owner, or nothing where `heir` has the lock.
+fn take_or_note(
+    heir: &Thread,
+    addr: UserAddr,
+    has_waiters: bool,
+) -> Result<Option<Arc<Thread>>, Errno> {
+    loop {
+        if take_if_free(heir, addr, has_waiters)? {
+            return Ok(None);
+        }
+        if let Some(owner) = note_waiters(heir, addr)? {
+            return Ok(Some(owner));
         }
     }
 }
@@ -97,15 +179,16 @@ pub(super) fn lock_pi(
         let sleeper = Sleeper::new();
         {
             let mut queue = table.bucket(&key).lock();
-            if take_or_note(thread, addr, has_waiters(&queue, &key))? {
+            let Some(owner) = take_or_note(thread, addr, has_waiters(&queue, &key))? else {
+                note_owner(&mut queue, &key, thread);
                 return Ok(0);
-            }
+            };
             queue.push_back(waiter_for(thread, key, None, &sleeper));
+            note_owner(&mut queue, &key, &owner);
         }
         let ended = sleep(thread, &sleeper, deadline_ns);
-        remove(&mut table.bucket(&key).lock(), &sleeper);
-        // Handed over, or woken by the owner's death: then it is free.
-        if load(addr)? & TID_MASK == thread.tid() as u32 {
+        // Handed over, or woken because its owner has ended: then it is free.
+        if has_got(thread, addr, &key, &sleeper)? {
             return Ok(0);
         }
         match ended {
@@ -147,8 +230,7 @@ pub(super) fn wait_requeue_pi(
         };
     }
     // It has been given the lock, or waits for it.
-    remove(&mut table.bucket(&to_key).lock(), &sleeper);
-    if load(to)? & TID_MASK == thread.tid() as u32 {
+    if has_got(thread, to, &to_key, &sleeper)? {
         return Ok(0);
     }
     match ended {
@@ -190,18 +272,21 @@ pub(super) fn cmp_requeue_pi(
             let claim = queue[at].pi.as_ref().filter(|claim| claim.requeue_to == Some(to_key));
             let heir = claim.ok_or(Errno::EINVAL)?.thread.clone();
             let waits = has_waiters(target.as_deref().unwrap_or(queue), &to_key);
-            let is_owner = take_or_note(&heir, to, waits || requeue > 0)?;
+            let owner = take_or_note(&heir, to, waits || requeue > 0)?;
             let Some(mut waiter) = queue.remove(at) else { break };
             count += 1;
-            if is_owner {
+            let target = target.as_deref_mut().unwrap_or(queue);
+            let Some(owner) = owner else {
                 waiter.wake();
+                note_owner(target, &to_key, &heir);
                 continue;
-            }
+            };
             waiter.key = to_key;
             if let Some(claim) = &mut waiter.pi {
                 claim.requeue_to = None;
             }
-            target.as_deref_mut().unwrap_or(queue).push_back(waiter);
+            target.push_back(waiter);
+            note_owner(target, &to_key, &owner);
         }
         Ok(count)
     })
@@ -210,8 +295,12 @@ pub(super) fn cmp_requeue_pi(
 pub(super) fn try_lock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
     let key = key_of(thread, addr, scope)?;
     load(addr)?;
-    let queue = table(thread).bucket(&key).lock();
-    if take_if_free(thread, addr, has_waiters(&queue, &key))? { Ok(0) } else { Err(Errno::EAGAIN) }
+    let mut queue = table(thread).bucket(&key).lock();
+    if take_or_note(thread, addr, has_waiters(&queue, &key))?.is_some() {
+        return Err(Errno::EAGAIN);
+    }
+    note_owner(&mut queue, &key, thread);
+    Ok(0)
 }
 
 pub(super) fn unlock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysResult {
@@ -234,6 +323,9 @@ pub(super) fn unlock_pi(thread: &Thread, addr: UserAddr, scope: Scope) -> SysRes
         if exchange(addr, word, new)? {
             if let Some(waiter) = at.and_then(|at| queue.remove(at)) {
                 waiter.wake();
+            }
+            if let Some(heir) = heir {
+                note_owner(&mut queue, &key, &heir);
             }
             return Ok(0);
         }
