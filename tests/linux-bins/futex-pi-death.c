@@ -1,7 +1,11 @@
 // Locks with priority inheritance whose owner ends without a word: who waits inherits them.
 #include "test.h"
-#include <linux/futex.h>
 #include <pthread.h>
+
+enum { FUTEX_LOCK_PI = 6, FUTEX_UNLOCK_PI = 7, FUTEX_TRYLOCK_PI = 8, FUTEX_WAIT_REQUEUE_PI = 11, FUTEX_CMP_REQUEUE_PI = 12, FUTEX_PRIVATE_FLAG = 128 };
+#define FUTEX_TID_MASK 0x3fffffffu
+#define FUTEX_OWNER_DIED 0x40000000u
+#define FUTEX_WAITERS 0x80000000u
 
 static uint32_t word, condition;
 static int tids[3];
