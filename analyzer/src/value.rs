@@ -49,15 +49,32 @@ const MAX_ATOMS: usize = 24;
 /// How far from the function's frame stack places are followed, in bytes.
 const MAX_FRAME: i32 = 1 << 20;
 
-/// A set of atoms; `None` is anything.
+/// Addresses, from the first to before the second.
+type Ranges = Vec<(u64, u64)>;
+
+fn is_in(ranges: &Ranges, address: u64) -> bool {
+    ranges.iter().any(|(start, end)| (*start..*end).contains(&address))
+}
+
+/// A set of atoms, or anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Value(Option<BTreeSet<Atom>>);
+pub(crate) struct Value {
+    /// `None` is anything.
+    atoms: Option<BTreeSet<Atom>>,
+    /// Where that is anything: watched addresses that it may be as well as what is not known.
+    perhaps: BTreeSet<u64>,
+}
 
 impl Value {
-    const ANY: Self = Self(None);
+    const ANY: Self = Self { atoms: None, perhaps: BTreeSet::new() };
 
     fn of(atom: Atom) -> Self {
-        Self(Some(BTreeSet::from([atom])))
+        Self::exactly(BTreeSet::from([atom]))
+    }
+
+    /// These, however many they are.
+    fn exactly(atoms: BTreeSet<Atom>) -> Self {
+        Self { atoms: Some(atoms), perhaps: BTreeSet::new() }
     }
 
     fn constant(value: u64) -> Self {
@@ -71,31 +88,38 @@ impl Value {
 
     /// The atoms; `None` for anything.
     pub(crate) fn atoms(&self) -> Option<&BTreeSet<Atom>> {
-        self.0.as_ref()
+        self.atoms.as_ref()
     }
 
-    /// The numbers among the atoms.
+    /// The numbers among the atoms, or the watched addresses that it may be.
     pub(crate) fn constants(&self) -> impl Iterator<Item = u64> {
-        self.0.iter().flatten().filter_map(|atom| match atom {
+        let known = self.atoms.iter().flatten().filter_map(|atom| match atom {
             Atom::Const(value) => Some(*value),
             _ => None,
-        })
+        });
+        known.chain(self.perhaps.iter().copied())
     }
 
-    fn join(&self, other: &Self) -> Self {
-        match (&self.0, &other.0) {
+    /// Either of them; where that is anything, the watched addresses of both stay.
+    fn join(&self, other: &Self, watched: &Ranges) -> Self {
+        let mut joined = match (&self.atoms, &other.atoms) {
             (Some(a), Some(b)) if a == b => self.clone(),
             (Some(a), Some(b)) => Self::set(a.union(b).copied().collect()),
             _ => Self::ANY,
+        };
+        if joined.atoms.is_none() && !watched.is_empty() {
+            let both = self.constants().chain(other.constants());
+            joined.perhaps = both.filter(|value| is_in(watched, *value)).collect();
         }
+        joined
     }
 
     fn set(atoms: BTreeSet<Atom>) -> Self {
-        Self((atoms.len() <= MAX_ATOMS).then_some(atoms))
+        if atoms.len() <= MAX_ATOMS { Self::exactly(atoms) } else { Self::ANY }
     }
 
     fn map(&self, change: impl Fn(Atom) -> Option<Atom>) -> Self {
-        let Some(atoms) = &self.0 else { return Self::ANY };
+        let Some(atoms) = &self.atoms else { return Self::ANY };
         let changed: Option<BTreeSet<Atom>> = atoms.iter().map(|atom| change(*atom)).collect();
         changed.map_or(Self::ANY, Self::set)
     }
@@ -111,7 +135,7 @@ impl Value {
     }
 
     fn only(&self) -> Option<Atom> {
-        let atoms = self.0.as_ref()?;
+        let atoms = self.atoms.as_ref()?;
         (atoms.len() == 1).then(|| atoms.first().copied()).flatten()
     }
 
@@ -162,7 +186,7 @@ impl State {
         for (register, addresses) in addresses {
             // Not cut short: none of them may get lost.
             let known = addresses.iter().map(|address| Atom::Const(*address)).collect();
-            state.registers[usize::from(*register)] = Value(Some(known));
+            state.registers[usize::from(*register)] = Value::exactly(known);
         }
         state
     }
@@ -221,7 +245,7 @@ impl State {
                 Atom::Const(0) => continue,
                 _ => return Value::ANY,
             };
-            found = Some(found.map_or(value.clone(), |found| found.join(&value)));
+            found = Some(found.map_or(value.clone(), |found| found.join(&value, &Ranges::new())));
         }
         found.unwrap_or(Value::ANY)
     }
@@ -267,7 +291,7 @@ impl State {
     }
 
     fn escape(&mut self, value: &Value) {
-        for atom in value.0.iter().flatten() {
+        for atom in value.atoms.iter().flatten() {
             if let Atom::StackAddress(offset) = atom {
                 self.escaped = self.escaped.min(*offset);
             }
@@ -283,16 +307,16 @@ impl State {
     }
 
     /// Joins what comes from elsewhere; whether that changed anything.
-    fn join(&mut self, other: &Self) -> bool {
+    fn join(&mut self, other: &Self, watched: &Ranges) -> bool {
         let mut changed = false;
         for (mine, theirs) in self.registers.iter_mut().zip(&other.registers) {
-            let joined = mine.join(theirs);
+            let joined = mine.join(theirs, watched);
             changed |= *mine != joined;
             *mine = joined;
         }
         let offsets: Vec<i32> = self.stack.keys().chain(other.stack.keys()).copied().collect();
         for offset in offsets {
-            let joined = self.load(offset).join(&other.load(offset));
+            let joined = self.load(offset).join(&other.load(offset), watched);
             if self.stack.get(&offset) != Some(&joined) {
                 changed = true;
                 self.stack.insert(offset, joined);
@@ -344,9 +368,8 @@ pub(crate) struct Interpreter<'c, 'i, 'a> {
     returns: HashMap<u64, bool>,
     /// Which registers functions may change, a bit each, as far as that was asked.
     changes: HashMap<u64, u16>,
-    /// Addresses of which none may get lost, if any; and whether one did where control joins.
-    watched: Vec<(u64, u64)>,
-    has_lost: bool,
+    /// Addresses of which none may get lost where control joins, if any.
+    watched: Ranges,
 }
 
 /// Registers that survive calls: `rbx`, `rsp`, `rbp`, `r12` to `r15`; Go's: `rsp`.
@@ -369,35 +392,13 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             labels,
             returns: HashMap::new(),
             changes: HashMap::new(),
-            watched: Vec::new(),
-            has_lost: false,
+            watched: Ranges::new(),
         }
     }
 
-    /// Shows every instruction from now on, and minds addresses in these ranges.
-    pub(crate) fn watch(&mut self, ranges: Vec<(u64, u64)>) {
+    /// Shows every instruction from now on, and minds addresses in these ranges; in none, to end it.
+    pub(crate) fn watch(&mut self, ranges: Ranges) {
         self.watched = ranges;
-        self.has_lost = false;
-    }
-
-    /// Ends it; whether a join has lost such an address.
-    pub(crate) fn unwatch(&mut self) -> bool {
-        self.watched.clear();
-        self.has_lost
-    }
-
-    fn is_watched(&self, value: &Value) -> bool {
-        value.constants().any(|value| self.watched.iter().any(|(a, b)| (*a..*b).contains(&value)))
-    }
-
-    /// Whether a join made nothing known of a value that may be a watched address.
-    fn loses(&self, before: &State, other: &State, joined: &State) -> bool {
-        let registers = before.registers.iter().chain(&other.registers);
-        let joined_registers = joined.registers.iter().cycle();
-        let is_lost = |(old, new): (&Value, &Value)| self.is_watched(old) && !self.is_watched(new);
-        let stack = before.stack.iter().chain(&other.stack);
-        registers.zip(joined_registers).any(is_lost)
-            || stack.into_iter().any(|(at, old)| is_lost((old, &joined.load(*at))))
     }
 
     /// Labels of the function that `address` is in.
@@ -602,13 +603,8 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             for (target, state) in joins {
                 match leaders.get_mut(&target) {
                     Some(known) => {
-                        let before = (!self.watched.is_empty()).then(|| known.clone());
-                        if known.join(&state) {
+                        if known.join(&state, &self.watched) {
                             todo.insert(target);
-                        }
-                        if let Some(before) = before {
-                            let known = known.clone();
-                            self.has_lost |= self.loses(&before, &state, &known);
                         }
                     }
                     None => {
@@ -898,7 +894,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             mnemonic if is_cmov(mnemonic) => {
                 let (old, new) =
                     (self.operand(instruction, 0, state), self.operand(instruction, 1, state));
-                Some(old.join(&new))
+                Some(old.join(&new, &self.watched))
             }
             mnemonic if is_set(mnemonic) => {
                 Some(Value::set([Atom::Const(0), Atom::Const(1)].into()))

@@ -298,6 +298,22 @@ fn a_wrapper_in_a_table() {
 }
 
 #[test]
+fn a_wrapper_in_a_table_that_is_used_after_a_loop() {
+    // Where the loop begins, rdi is the table's address or what the call left.
+    expect(
+        "KEEP long wrapper(long n) { return CALL(n); }
+         struct table { long (*one)(long); long (*two)(long); } table = { wrapper, wrapper };
+         KEEP void wait_for(void) { __asm__ volatile(\"lea 1(%%rax), %%rdi\" : : : \"rdi\"); }
+         KEEP long pass(struct table *t) {
+             while (__atomic_exchange_n(&argument, 1, __ATOMIC_SEQ_CST)) wait_for();
+             return t->two(GETPID) + 1;
+         }
+         void start(void) { pass(&table); CALL(EXIT); }",
+        &["getpid", "exit"],
+    );
+}
+
+#[test]
 fn a_wrapper_in_a_table_that_gets_around_is_not_trusted() {
     let fixture = Fixture::new();
     let ways = [
@@ -308,6 +324,7 @@ fn a_wrapper_in_a_table_that_gets_around_is_not_trusted() {
         "struct table copy = table; other(&copy);",
         "struct { long n; struct table *t; } by = { 1, &table }; other(&by);",
         "CALL2(13, 1, &table);",
+        r#"__asm__ volatile("lea table(%%rip), %%rdi; 1: cmpq $0, %0; je 2f; mov %0, %%rdi; jmp 1b; 2: mov %%rdi, %0" : "+m"(argument) : : "rdi", "memory");"#,
     ];
     for way in ways {
         let source = format!(

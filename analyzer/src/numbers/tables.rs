@@ -144,7 +144,8 @@ impl Finder<'_, '_, '_, '_> {
             let done = self.interpreter.function_from(function, state, |at, event, state| {
                 walk.event(at, event, state);
             });
-            if self.interpreter.unwatch() || done.is_none() {
+            self.interpreter.watch(Vec::new());
+            if done.is_none() {
                 walk.leak(function);
             }
             todo.append(&mut walk.passed);
