@@ -866,18 +866,36 @@ impl Solver<'_, '_> {
         let mut found = Vec::new();
         for leak in leaks.flat_map(|table| &table.leaks) {
             let at = (file, leak.node);
-            let is_real = leak.passed_to.is_none_or(|(import, register)| {
-                self.linking.bind(file, import).iter().any(|to| {
-                    let other = &self.linking.analysis.files[to.0 as usize].summary;
-                    let mut same = other.definitions.iter().filter(|d| d.node == Some(to.1));
-                    same.any(|d| d.reads >> register & 1 != 0)
-                })
-            });
+            let is_real =
+                leak.passed_to.is_none_or(|(import, register)| self.reads(file, import, register));
             if is_real && self.linking.is_reached(at) {
                 found.push((at, leak.address));
             }
         }
         found
+    }
+
+    /// Whether what an import is bound to may read what a register holds when it is called, or passes it on to
+    /// who may.
+    fn reads(&mut self, file: u32, import: u32, register: u8) -> bool {
+        let mut todo = vec![(file, import)];
+        let mut seen: HashSet<(u32, u32)> = todo.iter().copied().collect();
+        while let Some((file, import)) = todo.pop() {
+            for to in self.linking.bind(file, import) {
+                let other = &self.linking.analysis.files[to.0 as usize].summary;
+                for definition in other.definitions.iter().filter(|d| d.node == Some(to.1)) {
+                    if definition.reads >> register & 1 != 0 {
+                        return true;
+                    }
+                    let with =
+                        definition.hands_on.iter().filter(|(_, all)| all >> register & 1 != 0);
+                    todo.extend(
+                        with.map(|(import, _)| (to.0, *import)).filter(|next| seen.insert(*next)),
+                    );
+                }
+            }
+        }
+        false
     }
 
     /// What reached callers of a node put in a place.

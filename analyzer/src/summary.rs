@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     linkage::{Import, Linkage, Target},
     numbers::{self, Site, Table, Use},
-    value::number_of,
+    value::{ARGUMENTS, SURVIVORS, number_of},
 };
 
 /// Changes whenever summaries do.
@@ -65,6 +65,8 @@ pub(crate) struct Definition {
     pub(crate) is_code: bool,
     /// The registers, a bit each, whose first values, or what they point to, it may read.
     pub(crate) reads: u16,
+    /// Imports that it calls, with the registers that may hold their first values there.
+    pub(crate) hands_on: Vec<(u32, u16)>,
 }
 
 /// See the module.
@@ -245,20 +247,23 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             .linkage
             .exports
             .iter()
-            .map(|export| Definition {
-                name: export.name.clone(),
-                version: export.version.clone(),
-                node: if self.code.is_text(export.address) {
-                    self.node_of(export.address)
-                } else {
-                    self.chunk_of(export.address)
-                },
-                is_code: export.is_code || self.code.is_text(export.address),
-                reads: if self.linkage.resolvers.contains(&export.address) {
-                    u16::MAX
-                } else {
-                    reads(self.code, export.address)
-                },
+            .map(|export| {
+                let is_resolver = self.linkage.resolvers.contains(&export.address);
+                let (reads, hands_on) =
+                    if is_resolver { None } else { self.first_values(export.address) }
+                        .unwrap_or((u16::MAX, Vec::new()));
+                Definition {
+                    name: export.name.clone(),
+                    version: export.version.clone(),
+                    node: if self.code.is_text(export.address) {
+                        self.node_of(export.address)
+                    } else {
+                        self.chunk_of(export.address)
+                    },
+                    is_code: export.is_code || self.code.is_text(export.address),
+                    reads,
+                    hands_on,
+                }
             })
             .collect();
         let mut strings = vec![String::new(); self.strings.len()];
@@ -786,68 +791,92 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         }
     }
 
+    /// The registers, a bit each, whose values at the function's first instruction it may read but to store
+    /// something there, and the imports that it calls with registers which may hold them still. `None` where that
+    /// is not found out soon: all.
+    fn first_values(&self, start: u64) -> Option<(u16, Vec<(u32, u16)>)> {
+        let code = self.code;
+        let mut info = InstructionInfoFactory::new();
+        let mut read = 0;
+        let mut hands_on = BTreeSet::new();
+        // Where to go on, and what is overwritten by then.
+        let mut todo = vec![(start, 0_u16)];
+        let mut seen = HashSet::new();
+        while let Some((mut at, mut written)) = todo.pop() {
+            while seen.insert((at, written)) {
+                let instruction = code.decode(at).filter(|_| seen.len() < 256)?;
+                let is_syscall = instruction.code() == Opcode::Syscall;
+                let is_same = instruction.mnemonic() == iced_x86::Mnemonic::Xor
+                    && instruction.op1_kind() == OpKind::Register
+                    && instruction.op0_register() == instruction.op1_register();
+                // Storing where a register points to says nothing about what it points to.
+                let stores_by = |register: Register| {
+                    use iced_x86::Mnemonic::{Mov, Movaps, Movdqa, Movdqu, Movq, Movups};
+                    matches!(instruction.mnemonic(), Mov | Movaps | Movdqa | Movdqu | Movq | Movups)
+                        && instruction.op0_kind() == OpKind::Memory
+                        && (instruction.op1_kind() != OpKind::Register
+                            || instruction.op1_register().full_register() != register)
+                };
+                let mut writes = 0;
+                for used in info.info(&instruction).used_registers() {
+                    let Some(number) = number_of(used.register()) else { continue };
+                    let is_read = !matches!(used.access(), OpAccess::Write);
+                    let by_store = stores_by(used.register().full_register());
+                    if is_read && !is_syscall && !is_same && !by_store {
+                        read |= 1_u16 << number & !written;
+                    }
+                    let is_whole = used.register().size() >= 4;
+                    if matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite) && is_whole {
+                        writes |= 1_u16 << number;
+                    }
+                }
+                written |= writes;
+                match instruction.flow_control() {
+                    FlowControl::Next => {}
+                    FlowControl::Call if is_syscall => {}
+                    FlowControl::Call | FlowControl::IndirectCall => {
+                        let import = self.called_import(&instruction)?;
+                        hands_on.insert((import, !written & ARGUMENTS));
+                        written |= !SURVIVORS;
+                    }
+                    FlowControl::ConditionalBranch => {
+                        todo.push((instruction.near_branch_target(), written));
+                    }
+                    FlowControl::UnconditionalBranch => {
+                        todo.push((instruction.near_branch_target(), written));
+                        break;
+                    }
+                    FlowControl::IndirectBranch => {
+                        let import = self.called_import(&instruction)?;
+                        hands_on.insert((import, !written & ARGUMENTS));
+                        break;
+                    }
+                    FlowControl::Return => break,
+                    _ => return None,
+                }
+                at = instruction.next_ip();
+            }
+        }
+        Some((read, hands_on.into_iter().filter(|(_, registers)| *registers != 0).collect()))
+    }
+
+    /// The import that a call or jump leads to, by a PLT entry or by its word in the GOT.
+    fn called_import(&self, instruction: &Instruction) -> Option<u32> {
+        let slot = if instruction.op0_kind() == OpKind::NearBranch64 {
+            self.stub(instruction.near_branch_target())?
+        } else {
+            Self::slot(instruction)?.0
+        };
+        match self.linkage.slots.get(&slot)? {
+            Target::Import(import) => Some(*import),
+            _ => None,
+        }
+    }
+
     /// Every node's first address.
     pub(crate) fn entries(&self) -> HashSet<u64> {
         self.starts.iter().copied().collect()
     }
-}
-
-/// The registers, a bit each, whose values at the function's first instruction it may read but to store
-/// something there. Where that is not found out soon, all.
-fn reads(code: &Code<'_, '_>, start: u64) -> u16 {
-    let mut info = InstructionInfoFactory::new();
-    let mut read = 0;
-    // Where to go on, and what is overwritten by then.
-    let mut todo = vec![(start, 0_u16)];
-    let mut seen = HashSet::new();
-    while let Some((mut at, mut written)) = todo.pop() {
-        while seen.insert((at, written)) {
-            let Some(instruction) = code.decode(at).filter(|_| seen.len() < 64) else {
-                return u16::MAX;
-            };
-            let is_syscall = instruction.code() == Opcode::Syscall;
-            let is_same = instruction.mnemonic() == iced_x86::Mnemonic::Xor
-                && instruction.op1_kind() == OpKind::Register
-                && instruction.op0_register() == instruction.op1_register();
-            // Storing where a register points to says nothing about what it points to.
-            let stores_by = |register: Register| {
-                use iced_x86::Mnemonic::{Mov, Movaps, Movdqa, Movdqu, Movq, Movups};
-                matches!(instruction.mnemonic(), Mov | Movaps | Movdqa | Movdqu | Movq | Movups)
-                    && instruction.op0_kind() == OpKind::Memory
-                    && (instruction.op1_kind() != OpKind::Register
-                        || instruction.op1_register().full_register() != register)
-            };
-            let mut writes = 0;
-            for used in info.info(&instruction).used_registers() {
-                let Some(number) = number_of(used.register()) else { continue };
-                let is_read = !matches!(used.access(), OpAccess::Write);
-                let by_store = stores_by(used.register().full_register());
-                if is_read && !is_syscall && !is_same && !by_store {
-                    read |= 1_u16 << number & !written;
-                }
-                let is_whole = used.register().size() >= 4;
-                if matches!(used.access(), OpAccess::Write | OpAccess::ReadWrite) && is_whole {
-                    writes |= 1_u16 << number;
-                }
-            }
-            written |= writes;
-            match instruction.flow_control() {
-                FlowControl::Next => {}
-                FlowControl::Call if is_syscall => {}
-                FlowControl::ConditionalBranch => {
-                    todo.push((instruction.near_branch_target(), written));
-                }
-                FlowControl::UnconditionalBranch => {
-                    todo.push((instruction.near_branch_target(), written));
-                    break;
-                }
-                FlowControl::Return => break,
-                _ => return u16::MAX,
-            }
-            at = instruction.next_ip();
-        }
-    }
-    read
 }
 
 /// How many bytes of a segment are the file's headers, which hold addresses for others to read.
@@ -887,7 +916,10 @@ impl Summary {
             && self.entry.is_none_or(|node| node < nodes)
             && self.initialiser_imports.iter().all(|import| *import < imports)
             && self.initialisers.iter().chain(&self.resolvers).all(|node| *node < nodes)
-            && self.definitions.iter().all(|d| d.node.is_none_or(|node| node < nodes))
+            && self.definitions.iter().all(|d| {
+                d.node.is_none_or(|node| node < nodes)
+                    && d.hands_on.iter().all(|(import, _)| *import < imports)
+            })
             && self.sites.iter().all(|site| {
                 site.node < nodes
                     && site.number.iter().all(is_source)

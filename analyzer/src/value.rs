@@ -373,7 +373,9 @@ pub(crate) struct Interpreter<'c, 'i, 'a> {
 }
 
 /// Registers that survive calls: `rbx`, `rsp`, `rbp`, `r12` to `r15`; Go's: `rsp`.
-const SURVIVORS: u16 = 1 << 3 | 1 << 4 | 1 << 5 | 0xf000;
+pub(crate) const SURVIVORS: u16 = 1 << 3 | 1 << 4 | 1 << 5 | 0xf000;
+/// Those that carry a call's integer arguments: `rdi`, `rsi`, `rdx`, `rcx`, `r8`, `r9`.
+pub(crate) const ARGUMENTS: u16 = 1 << 7 | 1 << 6 | 1 << 2 | 1 << 1 | 1 << 8 | 1 << 9;
 const GO_SURVIVORS: u16 = 1 << 4;
 
 /// How deep calls are followed to find out whether a function returns.
