@@ -73,6 +73,17 @@ enum Scope {
     Opened,
 }
 
+/// How a library that is loaded while the program runs is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// It is said to be loaded, and any of its symbols to be looked up.
+    Given,
+    /// By its name, or as a plugin: if symbols with computed names are looked up, they may be its own.
+    Named,
+    /// It may be loaded as others are, but is made to be linked with.
+    Present,
+}
+
 /// One ELF file.
 #[derive(Debug)]
 pub(crate) struct File {
@@ -81,8 +92,11 @@ pub(crate) struct File {
     scope: Scope,
     /// Whose symbols it sees: 0 for the program's, or another ([`worlds`]).
     world: usize,
-    /// Whether it was opened by its own name, not because another needs it.
+    /// Whether it was opened by its own name or as a plugin, not because another needs it.
     is_named: bool,
+    /// Whether others may find its symbols without being linked with it: all but what is only
+    /// [`Known::Present`], which takes `RTLD_GLOBAL` (`man 3 dlopen`).
+    is_visible: bool,
     object: Object,
 }
 
@@ -312,7 +326,7 @@ impl<'t> Linking<'t> {
         }
         for path in libraries {
             for world in 0..self.worlds.len() {
-                self.open(path.as_os_str(), world, None, true);
+                self.open(path.as_os_str(), world, None, Known::Given);
             }
         }
         Ok(())
@@ -348,7 +362,9 @@ impl<'t> Linking<'t> {
         for world in worlds {
             self.has_libraries.insert(world);
             for path in &request.libraries {
-                self.open(path.as_os_str(), world, None, false);
+                let known =
+                    if self.is_for_linking(path, world) { Known::Present } else { Known::Named };
+                self.open(path.as_os_str(), world, None, known);
                 has_grown = true;
             }
         }
@@ -394,6 +410,7 @@ impl<'t> Linking<'t> {
             scope,
             world,
             is_named: false,
+            is_visible: scope != Scope::Opened,
             object,
         });
         self.changed.insert(index);
@@ -541,11 +558,11 @@ impl<'t> Linking<'t> {
         if text.starts_with("libnss_") && text.contains('%') {
             if self.nss.insert(world) {
                 for name in self.nss_modules() {
-                    self.open(OsStr::new(&name), world, Some(at), false);
+                    self.open(OsStr::new(&name), world, Some(at), Known::Named);
                 }
             }
         } else if !text.contains('%') && is_named_library(Path::new(text)) {
-            self.open(OsStr::new(text), world, Some(at), false);
+            self.open(OsStr::new(text), world, Some(at), Known::Named);
         }
     }
 
@@ -562,8 +579,22 @@ impl<'t> Linking<'t> {
         services.map(|service| format!("libnss_{service}.so.2")).collect()
     }
 
+    /// Whether a library under this path is one that programs are linked with: the dynamic linker finds the file by its
+    /// SONAME, and this is no link in a directory of plugins.
+    fn is_for_linking(&mut self, path: &Path, world: usize) -> bool {
+        let Ok((real, _, object)) = self.read(path) else { return false };
+        let Some(soname) = object.soname.filter(|_| real.parent() == path.parent()) else {
+            return false;
+        };
+        let World { program, linker, .. } = &self.worlds[world];
+        let (program, search) = (program.clone(), self.search(*linker));
+        let object = Object { needed: vec![soname], ..Object::default() };
+        let found = search.closure(&program, object, None).unwrap_or_default();
+        found.first().is_some_and(|found| lookup(self.tree, found).is_ok_and(|(at, _)| at == real))
+    }
+
     /// A library is loaded while the program runs, if there is one of that name.
-    fn open(&mut self, name: &OsStr, world: usize, by: Option<At>, is_certain: bool) {
+    fn open(&mut self, name: &OsStr, world: usize, by: Option<At>, known: Known) {
         let text = name.to_string_lossy().into_owned();
         let opener = by.map(|at| &self.analysis.files[at.0 as usize]);
         // Who has a search path of its own asks for itself.
@@ -588,9 +619,15 @@ impl<'t> Linking<'t> {
             }
             // A program without an interpreter has none for its libraries either, but the
             // libraries name the C library, which names it.
-            self.analysis.files[file as usize].is_named |= index == 0;
+            let is_present = index == 0 && known == Known::Present;
+            let file_of = &mut self.analysis.files[file as usize];
+            file_of.is_named |= index == 0 && !is_present;
+            if !is_present && !file_of.is_visible {
+                file_of.is_visible = true;
+                self.changed.insert(file);
+            }
             let is_nss = path.to_string_lossy().contains("libnss_");
-            if index == 0 && (is_certain || is_nss) {
+            if index == 0 && (known == Known::Given || is_nss) {
                 self.take_all(file);
             }
         }

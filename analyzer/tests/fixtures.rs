@@ -665,6 +665,58 @@ fn programs_that_are_executed_count_with_what_they_load() {
     assert_eq!(calls(&quiet), ["getgid".to_owned()].into());
 }
 
+/// What a library for linking defines is not looked up by a name that is computed, what a plugin defines may be; and
+/// nobody is bound to a library that nobody needs.
+#[test]
+fn plugins_are_told_from_libraries_for_linking() {
+    let fixture = Fixture::new();
+    let dir = fixture.dir.path();
+    fixture.compile(
+        "liblink.so",
+        "long hx_looked_up(void) { return CALL(152); } long hx_both(void) { return CALL(153); }
+         __attribute__((constructor)) void begin(void) { CALL(GETUID); }",
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,liblink.so"],
+    );
+    fixture.compile(
+        "libneeded.so",
+        "__attribute__((weak)) long hx_both(void) { return CALL(154); }
+         long hx_needed(void) { return hx_both(); }",
+        &["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libneeded.so"],
+    );
+    let loader = r#"
+        #include <dlfcn.h>
+        long hx_needed(void);
+        void start(void) {}
+        int main(int count, char **words) {
+            hx_needed();
+            return ((long (*)(void))dlsym(dlopen(words[1], RTLD_NOW), words[2]))();
+        }"#;
+    fs::write(dir.join("loader.c"), loader).unwrap();
+    let status = Command::new("gcc")
+        .args(["-O2", "-w", "-o", "loader", "loader.c", "-L.", "-lneeded"])
+        .current_dir(dir)
+        .status();
+    assert!(status.unwrap().success());
+    fs::create_dir(dir.join("plugins")).unwrap();
+    std::os::unix::fs::symlink("../liblink.so", dir.join("plugins/link.so")).unwrap();
+    let calls = |libraries: &[&str], also: &[&str]| {
+        let paths = |names: &[&str]| names.iter().map(|name| dir.join(name)).collect();
+        let request = Request {
+            program: dir.join("loader"),
+            library_path: Some(dir.into()),
+            libraries: paths(libraries),
+            also: paths(also),
+            ..Request::default()
+        };
+        let names = analyse(&HostTree::new("/"), &Cache::open(), &request).unwrap().names();
+        ["getuid", "munlockall", "vhangup", "modify_ldt"].map(|call| names.contains(call))
+    };
+    assert_eq!(calls(&[], &[]), [false, false, false, true]);
+    assert_eq!(calls(&["liblink.so"], &[]), [true, false, false, true]);
+    assert_eq!(calls(&["liblink.so", "plugins/link.so"], &[]), [true, true, true, true]);
+    assert_eq!(calls(&[], &["liblink.so"]), [true, true, true, true]);
+}
+
 /// Programs of an image share their libraries' files; what an import of one is bound to differs all the same.
 #[test]
 fn programs_that_share_a_library_define_symbols_for_it() {

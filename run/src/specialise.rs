@@ -21,7 +21,7 @@ use hx_analyze::{
     program::{Request, analyse},
     report::{KernelConfig, name},
 };
-use hx_libraries::tree::{CpioTree, Kind, Tree};
+use hx_libraries::tree::{CpioTree, Kind, Tree, lookup};
 use hx_linker::{LinkError, Selection};
 use serde::Deserialize;
 
@@ -237,8 +237,15 @@ fn others(tree: &dyn Tree, dir: &Path, request: &mut Request) {
         let Ok(node) = tree.lstat(&path) else { continue };
         match node.kind() {
             Kind::Directory => others(tree, &path, request),
+            // Plugins may be links to files that lie with the libraries.
+            Kind::Symlink if is_library(&entry) => {
+                let target = lookup(tree, &path).ok().map(|(target, _)| target);
+                if target.is_some_and(|target| target.parent() != path.parent()) {
+                    request.libraries.push(path);
+                }
+            }
             Kind::File if node.content.len() > 64 => {
-                let is_library = entry.as_bytes().windows(3).any(|part| part == b".so");
+                let is_library = is_library(&entry);
                 let is_wanted = is_library || node.metadata.mode & 0o111 != 0;
                 if is_wanted && node.content.read_at(0, 4).is_ok_and(|head| head == b"\x7fELF") {
                     let list =
@@ -249,6 +256,10 @@ fn others(tree: &dyn Tree, dir: &Path, request: &mut Request) {
             _ => {}
         }
     }
+}
+
+fn is_library(name: &OsStr) -> bool {
+    name.as_bytes().windows(3).any(|part| part == b".so")
 }
 
 /// What to say about a call that the kernel was made without.

@@ -154,7 +154,12 @@ impl Linking<'_> {
         }
         if may_be_opened {
             let opened = all.into_iter().filter(|(other, _)| scope(*other) == Scope::Opened);
-            chosen.extend(of_version(opened.collect()).0);
+            let (visible, others): (Vec<_>, Vec<_>) =
+                opened.partition(|(other, _)| *other == file || files[*other as usize].is_visible);
+            chosen.extend(of_version(visible).0);
+            if chosen.is_empty() {
+                chosen.extend(of_version(others).0);
+            }
         }
         let node = |candidate: (u32, u32)| Some((candidate.0, definition(candidate).node?));
         result.extend(chosen.into_iter().filter_map(node));
