@@ -7,11 +7,13 @@
 //!
 //! A signal handler that runs in between makes its calls unchecked.
 
-use alloc::{collections::BTreeMap, format};
+use alloc::format;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hx_syscalls::{
-    Ctx, SysResult, parts,
+    Ctx, SysResult,
+    map::Map,
+    parts,
     sync::Mutex,
     table::TABLE,
     task::UserRegs,
@@ -29,7 +31,7 @@ static MADE_TWICE: AtomicU64 = AtomicU64::new(0);
 static DIFFERENCES: AtomicU64 = AtomicU64::new(0);
 
 /// Calls that have been made once, by thread id.
-static PENDING: Mutex<BTreeMap<i32, Pending>> = Mutex::new(BTreeMap::new());
+static PENDING: Mutex<Map<i32, Pending>> = Mutex::new(Map::new());
 
 /// A call that has been made by its stub, and not yet by LSTAR.
 pub struct Pending {

@@ -88,7 +88,10 @@ fn run(boot: &machine::Boot, entry_tsc: u64) -> ! {
             stats::done(Step::Program);
             events::deliver_to(thread.process.system.clone());
             if let Err(errno) = sched::spawn(thread, &start) {
-                fatal(format_args!("the first thread cannot be started: {errno}"));
+                fatal(format_args!(
+                    "the first thread cannot be started (errno {})",
+                    errno.into_raw()
+                ));
             }
             match sched::start() {
                 Err(_) => fatal(format_args!("too little memory: give the machine more with -m")),

@@ -9,7 +9,10 @@ use core::{
 use hx_abi::link::fatal_frame;
 use hx_syscalls::task::UserRegs;
 
-use crate::machine::{self, KERNEL_BASE};
+use crate::{
+    machine::{self, KERNEL_BASE},
+    memory::heap,
+};
 
 /// Text of limited length, on the stack: the heap may be what has run out.
 struct Text {
@@ -104,6 +107,18 @@ fn last_words(text: &Text) -> ! {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    if cfg!(feature = "parts") {
+        // With the reasons of panics go 44 KiB: their texts, and all code that formats them.
+        begin(&"panic");
+        let mut text = Text::new();
+        let _ = text.write_str(if heap::has_failed() {
+            "kernel panic after memory ran out: give the virtual machine more with -m"
+        } else {
+            "kernel panic"
+        });
+        backtrace(machine::frame_pointer(), &mut text);
+        last_words(&text)
+    }
     begin(info);
     let mut text = Text::new();
     let _ = write!(text, "{}", info.message());

@@ -9,7 +9,6 @@
 //! and stubs are shared between relatives like any other page. A plan is decoded once, and kept.
 
 use alloc::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
     vec,
     vec::Vec,
@@ -21,6 +20,7 @@ use hx_rewriter::{Number, Placement, Plan, format::STUB_AREA_ALIGN};
 use hx_syscalls::sync::{Mutex, RwLock};
 use hx_syscalls::{
     fs::FileDescription,
+    map::Map,
     mm::{
         AddressSpace, CodePage, CodePatcher, CodeRange, Fault, MapRequest, Mapping, Place,
         Protection,
@@ -34,11 +34,11 @@ use hx_syscalls::{
 use crate::{machine, platform::KERNEL, sched};
 
 /// Decoded plans by the file's path; `None` for a file without a usable one.
-static PLANS: Mutex<BTreeMap<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(BTreeMap::new());
+static PLANS: Mutex<Map<Vec<u8>, Option<Arc<Plan>>>> = Mutex::new(Map::new());
 
 /// Patched pages of the root image, which never change: what is written depends on the plan and on how
 /// far the stubs are from the code, not on where that is.
-static PATCHED: Mutex<BTreeMap<PatchedKey, Page>> = Mutex::new(BTreeMap::new());
+static PATCHED: Mutex<Map<PatchedKey, Page>> = Mutex::new(Map::new());
 
 /// The plan, which is in [`PLANS`] and so lasts, the original page, and the distance.
 type PatchedKey = (usize, u64, u64);
@@ -93,7 +93,7 @@ struct StubArea {
     plan: Arc<Plan>,
     placement: Placement,
     leaves: Leaves,
-    pages: Mutex<BTreeMap<u64, Page>>,
+    pages: Mutex<Map<u64, Page>>,
 }
 
 impl StubArea {
@@ -108,7 +108,7 @@ impl StubArea {
         if let Some(area) = areas.iter().find(same) {
             return area.clone();
         }
-        let (plan, pages) = (plan.clone(), Mutex::new(BTreeMap::new()));
+        let (plan, pages) = (plan.clone(), Mutex::new(Map::new()));
         let area = Arc::new(Self { plan, placement, leaves, pages });
         if areas.len() == STUB_AREAS_KEPT {
             areas.remove(0);
@@ -229,8 +229,7 @@ mod guest {
     type Version = (u64, i64, u32);
 
     /// Plans by path; `None` for a file without anything to patch.
-    static PLANNED: Mutex<BTreeMap<Vec<u8>, (Version, Option<Arc<Plan>>)>> =
-        Mutex::new(BTreeMap::new());
+    static PLANNED: Mutex<Map<Vec<u8>, (Version, Option<Arc<Plan>>)>> = Mutex::new(Map::new());
 
     /// The largest file that is planned: planning takes a few times as much memory.
     const MOST: u64 = 64 << 20;

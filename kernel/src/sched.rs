@@ -33,7 +33,7 @@
 
 mod queue;
 
-use alloc::{collections::BTreeMap, sync::Arc};
+use alloc::sync::Arc;
 use core::{
     cell::UnsafeCell,
     sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering},
@@ -43,6 +43,7 @@ use hx_syscalls::sync::{Mutex, Once};
 use hx_syscalls::{
     Errno,
     fair::{self, Share, Timeline},
+    map::Map,
     page::OutOfMemory,
     parking::{Duty, Parking},
     platform::{CpuTime, ThreadHandle, ThreadStart, VectorState as StartVectorState},
@@ -134,7 +135,7 @@ pub struct PerCpu {
     queued: AtomicUsize,
     highest: AtomicU8,
     /// Threads that parked here with a deadline, by deadline and thread.
-    sleepers: Mutex<BTreeMap<(u64, usize), Arc<KernelThread>>>,
+    sleepers: Mutex<Map<(u64, usize), Arc<KernelThread>>>,
     /// Key of the first thread that is not a real-time one in it.
     first: AtomicU64,
     /// What decides which of those runs, by the time stamp counter.
@@ -157,7 +158,7 @@ impl Default for PerCpu {
             highest: AtomicU8::new(0),
             first: AtomicU64::new(0),
             timeline: Timeline::default(),
-            sleepers: Mutex::new(BTreeMap::new()),
+            sleepers: Mutex::new(Map::new()),
             slice_end: AtomicU64::new(u64::MAX),
             accounted_tsc: AtomicU64::new(0),
         }

@@ -231,7 +231,23 @@ impl ElfError {
 }
 
 fn machine_name(machine: u16) -> &'static str {
-    goblin::elf::header::machine_to_str(machine)
+    use goblin::elf::header;
+
+    // goblin's names for all of them take 6 KB of the kernel.
+    match machine {
+        header::EM_386 => "386",
+        header::EM_MIPS => "MIPS",
+        header::EM_PPC => "PPC",
+        header::EM_PPC64 => "PPC64",
+        header::EM_S390 => "S390",
+        header::EM_ARM => "ARM",
+        header::EM_SPARCV9 => "SPARCV9",
+        header::EM_IA_64 => "IA_64",
+        header::EM_AARCH64 => "AARCH64",
+        header::EM_RISCV => "RISCV",
+        header::EM_LOONGARCH => "LOONGARCH",
+        _ => "one that is not known here",
+    }
 }
 
 fn type_name(e_type: u16) -> &'static str {

@@ -32,6 +32,7 @@ pub mod errno;
 pub mod fair;
 pub mod fs;
 pub mod ipc;
+pub mod map;
 pub mod mm;
 pub mod net;
 pub mod page;

@@ -50,8 +50,17 @@ unsafe impl Source for FrameSource {
                 return Ok(());
             }
         }
+        HAS_FAILED.store(true, Ordering::Relaxed);
         Err(())
     }
+}
+
+/// See [`has_failed`].
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an allocation has failed.
+pub fn has_failed() -> bool {
+    HAS_FAILED.load(Ordering::Relaxed)
 }
 
 /// The heap's lock: spins.
@@ -101,7 +110,10 @@ impl Heap {
     fn alloc_large(size: usize) -> (*mut u8, FreshMemory) {
         match frames::alloc_run(frames_of(size), Purpose::Kernel) {
             Some((frame, fresh)) => (phys_to_virt(frame.0 * FRAME_SIZE), fresh),
-            None => (ptr::null_mut(), FreshMemory::Unknown),
+            None => {
+                HAS_FAILED.store(true, Ordering::Relaxed);
+                (ptr::null_mut(), FreshMemory::Unknown)
+            }
         }
     }
 }

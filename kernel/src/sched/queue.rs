@@ -2,12 +2,9 @@
 //!
 //! Real-time threads come first, by priority; the others by virtual time ([`hx_syscalls::fair`]).
 
-use alloc::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use alloc::{collections::VecDeque, sync::Arc};
 
-use hx_syscalls::fair::is_before;
+use hx_syscalls::{fair::is_before, map::Map, parts::Part};
 
 use super::KernelThread;
 
@@ -23,27 +20,38 @@ pub(super) enum End {
     Last,
 }
 
+/// The calls that make real-time threads.
+const REAL_TIME_CALLS: &str = "sched_setscheduler,sched_setparam,sched_setattr";
+
+type Push = fn(&mut RunQueue, u8, Arc<KernelThread>, End);
+type Take = fn(&mut RunQueue, u8, &dyn Fn(&Arc<KernelThread>) -> bool) -> Option<Arc<KernelThread>>;
+
+static PART_PUSH_REAL_TIME: Part<Push> = Part::new(REAL_TIME_CALLS, RunQueue::push_real_time);
+static PART_TAKE_REAL_TIME: Part<Take> = Part::new(REAL_TIME_CALLS, RunQueue::take_real_time);
+
 /// Threads that are ready and wait for a processor, by priority: 0 is that of all threads that are not
 /// real-time ones.
 #[derive(Default)]
 pub(super) struct RunQueue {
     ordinary: VecDeque<Arc<KernelThread>>,
-    real_time: BTreeMap<u8, VecDeque<Arc<KernelThread>>>,
+    real_time: Map<u8, VecDeque<Arc<KernelThread>>>,
     len: usize,
 }
 
 impl RunQueue {
     pub(super) const fn new() -> Self {
-        Self { ordinary: VecDeque::new(), real_time: BTreeMap::new(), len: 0 }
+        Self { ordinary: VecDeque::new(), real_time: Map::new(), len: 0 }
     }
 
     pub(super) fn push(&mut self, thread: Arc<KernelThread>, end: End) {
         self.len += 1;
         let priority = thread.priority();
-        if priority == 0 {
-            self.push_ordinary(thread, end);
+        if priority != 0
+            && let Some(push) = PART_PUSH_REAL_TIME.get()
+        {
+            push(self, priority, thread, end);
         } else {
-            self.push_real_time(priority, thread, end);
+            self.push_ordinary(thread, end);
         }
     }
 
@@ -103,7 +111,8 @@ impl RunQueue {
         may: impl Fn(&Arc<KernelThread>) -> bool,
     ) -> Option<Arc<KernelThread>> {
         if !self.real_time.is_empty()
-            && let Some(thread) = self.take_real_time(least.max(1), &may)
+            && let Some(take) = PART_TAKE_REAL_TIME.get()
+            && let Some(thread) = take(self, least.max(1), &may)
         {
             self.len -= 1;
             return Some(thread);
@@ -133,16 +142,16 @@ impl RunQueue {
     fn take_real_time(
         &mut self,
         least: u8,
-        may: impl Fn(&Arc<KernelThread>) -> bool,
+        may: &dyn Fn(&Arc<KernelThread>) -> bool,
     ) -> Option<Arc<KernelThread>> {
-        for (priority, queue) in self.real_time.range_mut(least..).rev() {
-            let Some(at) = queue.iter().position(&may) else { continue };
-            let (thread, priority, is_empty) = (queue.remove(at), *priority, queue.is_empty());
-            if is_empty {
-                self.real_time.remove(&priority);
-            }
-            return thread;
+        let found = self.real_time.range_mut(least..).rev().find_map(|(priority, queue)| {
+            let at = queue.iter().position(may)?;
+            Some((queue.remove(at), *priority, queue.is_empty()))
+        });
+        let (thread, priority, is_empty) = found?;
+        if is_empty {
+            self.real_time.remove(&priority);
         }
-        None
+        thread
     }
 }

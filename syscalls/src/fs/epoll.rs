@@ -15,7 +15,7 @@
 //! that pass along them take locks in one order.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     string::String,
     sync::{Arc, Weak},
     vec,
@@ -33,6 +33,8 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
+    map::Map,
+    parts::Part,
     sync::Mutex,
     table::{Call, Fd, Flags},
     task::{Thread, signal::SignalSet},
@@ -185,20 +187,26 @@ impl Watchers {
 
     /// The file has been closed for good.
     pub(super) fn forget(&self) {
-        for item in core::mem::take(&mut *self.0.lock()) {
-            if let Some(item) = item.upgrade()
-                && let Some(instance) = item.instance.upgrade()
-            {
-                instance.remove(&item);
-            }
+        if let Some(forget) = PART_WATCHED.get() {
+            forget(self);
         }
     }
 }
 
+static PART_WATCHED: Part<fn(&Watchers)> = Part::new("epoll_create,epoll_create1", |watchers| {
+    for item in core::mem::take(&mut *watchers.0.lock()) {
+        if let Some(item) = item.upgrade()
+            && let Some(instance) = item.instance.upgrade()
+        {
+            instance.remove(&item);
+        }
+    }
+});
+
 /// An epoll instance.
 pub struct EventPoll {
     this: Weak<EventPoll>,
-    items: Mutex<BTreeMap<Key, Arc<Item>>>,
+    items: Mutex<Map<Key, Arc<Item>>>,
     ready: Mutex<Ready>,
     /// Threads in `epoll_wait`: one is woken at a time.
     sleepers: Arc<WaitQueue>,

@@ -3,7 +3,7 @@
 //! Directories are made at once, other files when they are asked for. Neighbouring members mostly share their directory,
 //! so the last one is remembered and paths are not walked again for each.
 
-use alloc::{collections::BTreeMap, sync::Arc};
+use alloc::sync::Arc;
 
 use hx_abi::cpio::{CpioError, Entry, Metadata, Reader};
 
@@ -13,6 +13,7 @@ use super::{
     path::{Dentry, Name},
     tmpfs::{Base, ImageData, TmpfsInode},
 };
+use crate::map::Map;
 use crate::page::PAGE_SIZE;
 
 /// Directory of the archive that is not shown: the run configuration and rewriting plans.
@@ -28,7 +29,7 @@ pub struct HiddenMember {
 }
 
 /// Members below [`HIDDEN`], by their path in it (`run`, `plans/…`).
-pub type HiddenMembers = BTreeMap<&'static [u8], HiddenMember>;
+pub type HiddenMembers = Map<&'static [u8], HiddenMember>;
 
 /// A member that has not been looked into: see [`Dentry::defer`].
 #[derive(Clone, Copy)]
@@ -75,7 +76,7 @@ struct Filler<'a> {
     image_offset: usize,
     hidden: &'a mut HiddenMembers,
     /// Files with more than one name, by the archive's inode number; without their data yet.
-    linked: BTreeMap<u32, Linked>,
+    linked: Map<u32, Linked>,
     directory: (&'static [u8], Arc<Dentry>),
 }
 
@@ -100,7 +101,7 @@ pub fn populate(
 ) -> Result<(), CpioError> {
     let _names = superblock.namespace.lock();
     let directory = (&b""[..], superblock.root.clone());
-    let linked = BTreeMap::new();
+    let linked = Map::new();
     let mut filler = Filler { superblock, archive, image_offset, hidden, linked, directory };
     for entry in Reader::new(archive) {
         filler.add(&entry?);

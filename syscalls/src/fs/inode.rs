@@ -8,7 +8,7 @@
 //! Methods that change a directory are called with the file system's namespace lock held
 //! ([`super::mount::Superblock`]); everything else without any lock.
 
-use alloc::{borrow::Cow, boxed::Box, collections::BTreeMap, string::String, sync::Arc, vec::Vec};
+use alloc::{borrow::Cow, boxed::Box, string::String, sync::Arc, vec::Vec};
 use core::{
     any::Any,
     fmt,
@@ -21,6 +21,7 @@ use linux_raw_sys::general as linux;
 use super::{File, path::Path};
 use crate::{
     Errno,
+    map::Map,
     sync::{Mutex, Once},
     task::{Capability, Credentials, Thread},
     time::realtime_ns,
@@ -292,7 +293,7 @@ impl AccessTimes {
 }
 
 /// Extended attributes, by full name.
-pub type Xattrs = BTreeMap<Box<[u8]>, Arc<[u8]>>;
+pub type Xattrs = Map<Box<[u8]>, Arc<[u8]>>;
 
 /// What any inode can have, whatever its file system: kept by the inode, used by the calls.
 #[derive(Default)]

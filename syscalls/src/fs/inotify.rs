@@ -5,7 +5,7 @@
 //! instance is told.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     string::String,
     sync::{Arc, Weak},
     vec::Vec,
@@ -27,6 +27,7 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
+    map::Map,
     sync::Mutex,
     table::{Call, Fd, Flags, PathArg},
     user::{Sink, UserAddr, UserPtr},
@@ -118,7 +119,7 @@ impl WatchList {
 
 #[derive(Default)]
 struct State {
-    watches: BTreeMap<i32, Arc<Watch>>,
+    watches: Map<i32, Arc<Watch>>,
     last_wd: i32,
     events: VecDeque<Event>,
 }

@@ -4,13 +4,14 @@
 //! [`FileDescription`], a POSIX lock to a descriptor table (which is what a process is for them);
 //! both are known by their address, and gone before that is used again.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 
 use linux_raw_sys::{general as linux, general::flock as Flock};
 
 use super::FileDescription;
 use crate::{
     Ctx, Errno, SysResult,
+    map::Map,
     sync::Mutex,
     wait::{WaitError, WaitQueue},
 };
@@ -322,7 +323,7 @@ pub(super) fn set(
 
 /// Which process waits for a POSIX lock of which other, on whatever file: to find deadlocks.
 #[derive(Default)]
-pub(super) struct LockWaits(Mutex<BTreeMap<usize, usize>>);
+pub(super) struct LockWaits(Mutex<Map<usize, usize>>);
 
 impl LockWaits {
     /// Notes that `waiter` waits for `holder`; `false` where that would be a circle.

@@ -7,17 +7,24 @@ use linux_raw_sys::general as linux;
 
 use super::{
     inode::{FileType, Inode},
-    inotify::WATCHES,
+    inotify::{WATCHES, WatchList},
     path::Dentry,
 };
+use crate::parts::Part;
 
 /// Tells the watchers of `inode`; `name` is what an event is about in a directory.
 fn tell(inode: &Arc<dyn Inode>, mask: u32, cookie: u32, name: Option<&[u8]>) {
     let watches = inode.state().and_then(|state| state.watches.get());
-    if let Some(watches) = watches {
-        watches.tell(mask, cookie, name);
+    if let Some(watches) = watches
+        && let Some(tell) = PART_EVENTS.get()
+    {
+        tell(watches, mask, cookie, name);
     }
 }
+
+type Tell = fn(&WatchList, u32, u32, Option<&[u8]>);
+
+static PART_EVENTS: Part<Tell> = Part::new("inotify_init,inotify_init1", WatchList::tell);
 
 fn kind_flag(inode: &Arc<dyn Inode>) -> u32 {
     if inode.file_type() == FileType::Directory { linux::IN_ISDIR } else { 0 }

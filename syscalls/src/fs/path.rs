@@ -10,7 +10,7 @@
 //! Locks: a directory's list of children, then a dentry's place. Neither is held while anything
 //! else is called. Both change only under the superblock's namespace lock.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{
     borrow::Borrow,
     cmp::Ordering as CmpOrdering,
@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     Errno,
+    map::Map,
     sync::{Mutex, MutexGuard},
 };
 
@@ -101,10 +102,10 @@ struct Place {
 /// The kept children of a directory.
 #[derive(Default)]
 struct Listing {
-    by_name: BTreeMap<Name, Arc<Dentry>>,
+    by_name: Map<Name, Arc<Dentry>>,
     /// By position in the listing, which is the order of creation: made when the directory is first
     /// listed, kept up to date from then on.
-    by_position: Option<BTreeMap<u64, Arc<Dentry>>>,
+    by_position: Option<Map<u64, Arc<Dentry>>>,
     last_position: u64,
     /// Members of the root image that nobody has asked for yet.
     deferred: Vec<ImageMember>,

@@ -8,7 +8,7 @@
 
 use alloc::{
     boxed::Box,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     format,
     string::{String, ToString},
     sync::Arc,
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     Errno,
+    map::Map,
     sync::{Mutex, Once},
     task::{Thread, signal::SignalNumber},
     user::{Sink, Source, UserAddr, UserPtr},
@@ -342,7 +343,7 @@ pub struct DevPts {
 #[derive(Default)]
 struct Table {
     used: BTreeSet<u32>,
-    slaves: BTreeMap<u32, Arc<Slave>>,
+    slaves: Map<u32, Arc<Slave>>,
 }
 
 impl FileSystem for DevPts {

@@ -10,7 +10,6 @@
 use alloc::{
     borrow::Cow,
     boxed::Box,
-    collections::{BTreeMap, btree_map::Entry},
     sync::{Arc, Weak},
 };
 use core::{
@@ -33,6 +32,7 @@ use super::{
 };
 use crate::{
     Errno,
+    map::{Entry, Map},
     mm::{Fault, FileIdentity, Mappers, Mapping},
     page::{OutOfMemory, PAGE_SIZE, Page, is_memory_low},
     platform::platform,
@@ -133,7 +133,7 @@ struct Cache {
     size: u64,
     /// Bytes of the base that are still part of the file.
     base_visible: u64,
-    slots: BTreeMap<u64, Slot>,
+    slots: Map<u64, Slot>,
     /// Pages that are not holes.
     populated: u64,
 }
@@ -230,7 +230,7 @@ impl FileData {
         let cache = Cache {
             size: base.len as u64,
             base_visible: base.len as u64,
-            slots: BTreeMap::new(),
+            slots: Map::new(),
             populated: (base.len as u64).div_ceil(PAGE),
         };
         Self { base: Some(base), cache: Mutex::new(cache), ..Self::default() }
@@ -406,13 +406,7 @@ impl FileData {
     }
 
     /// Makes pages `first..end` holes; gives the private pages that were there.
-    fn discard(
-        &self,
-        cache: &mut Cache,
-        first: u64,
-        end: u64,
-        kind: Discard,
-    ) -> BTreeMap<u64, Slot> {
+    fn discard(&self, cache: &mut Cache, first: u64, end: u64, kind: Discard) -> Map<u64, Slot> {
         let mut removed = cache.slots.split_off(&first);
         if end != u64::MAX {
             let mut kept = removed.split_off(&end);

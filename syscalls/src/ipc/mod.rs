@@ -13,11 +13,12 @@ pub(crate) mod shm;
 #[cfg(test)]
 mod tests;
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 
 use crate::{
     Errno,
     fs::inode::Timestamp,
+    map::Map,
     sync::Mutex,
     task::{Capability, Credentials, Thread},
 };
@@ -123,14 +124,14 @@ pub(crate) struct Objects<T> {
 }
 
 struct Inner<T> {
-    slots: BTreeMap<u32, Slot<T>>,
+    slots: Map<u32, Slot<T>>,
     sequence: u32,
     last_slot: Option<u32>,
 }
 
 impl<T> Default for Objects<T> {
     fn default() -> Self {
-        let inner = Inner { slots: BTreeMap::new(), sequence: 0, last_slot: None };
+        let inner = Inner { slots: Map::new(), sequence: 0, last_slot: None };
         Self { inner: Mutex::new(inner) }
     }
 }

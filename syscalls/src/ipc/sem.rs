@@ -4,7 +4,7 @@
 //! a value does the waiting operations that it makes possible, on behalf of those who wait
 //! (`do_smart_update`), so that nobody can take in between what was meant for a waiter.
 
-use alloc::{collections::BTreeMap, format, sync::Arc, vec, vec::Vec};
+use alloc::{format, sync::Arc, vec, vec::Vec};
 
 use linux_raw_sys::general::__kernel_timespec as Timespec;
 
@@ -13,6 +13,7 @@ use crate::{
     Ctx, Errno, SysResult,
     abi::UserAbi,
     calls,
+    map::Map,
     parts::Part,
     sync::Mutex,
     table::{Call, Flags},
@@ -40,7 +41,7 @@ struct State {
     semaphores: Vec<Semaphore>,
     pending: Vec<Arc<Pending>>,
     /// What is to be added when a process ends, by its id.
-    undo: BTreeMap<i32, Vec<i32>>,
+    undo: Map<i32, Vec<i32>>,
     operated: i64,
     changed: i64,
     is_removed: bool,
@@ -74,7 +75,7 @@ impl Set {
         let state = State {
             semaphores: vec![Semaphore::default(); len],
             pending: Vec::new(),
-            undo: BTreeMap::new(),
+            undo: Map::new(),
             operated: 0,
             changed: now_s(),
             is_removed: false,
@@ -109,8 +110,8 @@ fn has_flag(operation: &sembuf, flag: u32) -> bool {
 impl State {
     /// Does all of `operations` or none (`perform_atomic_semop`).
     fn attempt(&mut self, operations: &[sembuf], pid: i32) -> Attempt {
-        let mut values: BTreeMap<u16, i32> = BTreeMap::new();
-        let mut adjustments: BTreeMap<u16, i32> = BTreeMap::new();
+        let mut values: Map<u16, i32> = Map::new();
+        let mut adjustments: Map<u16, i32> = Map::new();
         for operation in operations {
             let number = operation.sem_num;
             let present = self.semaphores[usize::from(number)].value;

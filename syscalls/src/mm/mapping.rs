@@ -1,7 +1,6 @@
 //! What can be mapped, and who has mapped it.
 
 use alloc::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -13,6 +12,7 @@ use core::{
 use super::{AddressSpace, Fault, Vma};
 use crate::{
     Errno,
+    map::Map,
     page::{PAGE_SIZE, Page},
     sync::Mutex,
 };
@@ -195,7 +195,7 @@ pub struct SharedMemory {
     page_count: u64,
     name: Vec<u8>,
     identity: FileIdentity,
-    pages: Mutex<BTreeMap<u64, Page>>,
+    pages: Mutex<Map<u64, Page>>,
     mappers: Mappers,
 }
 

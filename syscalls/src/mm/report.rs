@@ -1,14 +1,14 @@
 //! What `/proc/<pid>` tells of memory: `maps`, `smaps`, `smaps_rollup`, and the numbers of `statm` and
 //! `status` (`man 5 proc`).
 
-use alloc::{collections::BTreeMap, string::String, vec::Vec};
+use alloc::{string::String, vec::Vec};
 use core::{fmt::Write, ops::Range};
 
 use super::{
     AddressSpace, Layout, Protection, Vma, VmaFlags,
     space::{PAGE, to_user},
 };
-use crate::{fs::path::Path, platform::platform};
+use crate::{fs::path::Path, map::Map, platform::platform};
 
 /// Column at which `maps` has the name, as in Linux.
 const NAME_COLUMN: usize = 73;
@@ -155,7 +155,7 @@ impl AddressSpace {
     }
 
     fn add_use(&self, area: &Vma, range: Range<u64>, sum: &mut PageUse) {
-        let mut originals = BTreeMap::new();
+        let mut originals = Map::new();
         if area.has_private_pages
             && let Some(file) = area.file()
         {

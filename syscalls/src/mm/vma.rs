@@ -1,12 +1,12 @@
 //! Areas ([`Vma`]) and the tree of them. Plain data: the address space's lock covers it all.
 
-use alloc::{collections::BTreeMap, sync::Arc, vec::Vec};
+use alloc::{sync::Arc, vec::Vec};
 use core::{fmt, ops::Range};
 
 use bitflags::bitflags;
 
 use super::{Mapping, Protection};
-use crate::{fs::FileDescription, page::PAGE_SIZE};
+use crate::{fs::FileDescription, map::Map, page::PAGE_SIZE};
 
 /// `mmap_min_addr`: the application has nothing below this.
 pub const MIN_ADDR: u64 = 0x1_0000;
@@ -252,7 +252,7 @@ struct GapSearch {
 /// one are one.
 #[derive(Clone, Debug)]
 pub struct VmaTree {
-    areas: BTreeMap<u64, Vma>,
+    areas: Map<u64, Vma>,
     search: GapSearch,
 }
 
@@ -261,7 +261,7 @@ impl VmaTree {
     #[must_use]
     pub fn new(mmap_base: u64) -> Self {
         Self {
-            areas: BTreeMap::new(),
+            areas: Map::new(),
             search: GapSearch { base: mmap_base, ceiling: mmap_base, largest: 0 },
         }
     }
@@ -315,7 +315,7 @@ impl VmaTree {
     /// The areas that overlap `range`, by address.
     pub fn overlapping(&self, range: Range<u64>) -> impl Iterator<Item = &Vma> {
         let first = self.find(range.start).map_or(range.start, |vma| vma.start);
-        // An empty range overlaps nothing, and BTreeMap refuses one that ends before it starts.
+        // An empty range overlaps nothing, and Map refuses one that ends before it starts.
         let end = if range.is_empty() { first } else { range.end };
         self.areas.range(first..end).map(|(_, vma)| vma)
     }

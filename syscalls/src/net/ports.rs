@@ -2,7 +2,6 @@
 //! `SO_REUSEPORT` in `man 7 socket`).
 
 use alloc::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -12,13 +11,13 @@ use core::{
 };
 
 use super::address::{Domain, Endpoint};
-use crate::{Errno, platform::platform, sync::Mutex};
+use crate::{Errno, map::Map, platform::platform, sync::Mutex};
 
 /// `ip_local_port_range`.
 pub const EPHEMERAL: core::ops::RangeInclusive<u16> = 32_768..=60_999;
 
 /// Who has each port.
-type Holders = Mutex<BTreeMap<u16, Vec<Weak<Binding>>>>;
+type Holders = Mutex<Map<u16, Vec<Weak<Binding>>>>;
 
 /// A port in use, until it is dropped.
 pub struct Binding {
@@ -92,7 +91,7 @@ impl Drop for Binding {
 }
 
 /// Clears away who no longer has a port.
-fn forget_unused(ports: &mut BTreeMap<u16, Vec<Weak<Binding>>>, port: u16) {
+fn forget_unused(ports: &mut Map<u16, Vec<Weak<Binding>>>, port: u16) {
     if let Some(holders) = ports.get_mut(&port) {
         holders.retain(|holder| holder.strong_count() > 0);
         if holders.is_empty() {
@@ -142,7 +141,7 @@ impl Ports {
 }
 
 /// A port that nobody has, from a random place on.
-fn free_port(ports: &BTreeMap<u16, Vec<Weak<Binding>>>) -> Option<u16> {
+fn free_port(ports: &Map<u16, Vec<Weak<Binding>>>) -> Option<u16> {
     let count = EPHEMERAL.end() - EPHEMERAL.start() + 1;
     let mut random = [0; 2];
     platform().fill_random(&mut random);

@@ -5,7 +5,7 @@
 //! stack's (where a datagram comes in), the table of sockets, a socket's own.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     Ctx, Errno, SysResult,
     fs::{File, Io, anon::AnonymousInode},
+    map::Map,
     sync::Mutex,
     task::Thread,
     time::realtime_ns,
@@ -108,7 +109,7 @@ pub struct UdpSocket {
 /// The machine's UDP sockets, by port.
 #[derive(Default)]
 pub struct UdpTable {
-    sockets: Mutex<BTreeMap<u16, Vec<Weak<UdpSocket>>>>,
+    sockets: Mutex<Map<u16, Vec<Weak<UdpSocket>>>>,
     /// Ports in use.
     pub ports: Ports,
 }

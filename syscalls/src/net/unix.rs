@@ -5,7 +5,7 @@
 //! is a leaf, and no application memory is touched with it held.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     Errno,
     fs::{File, FileDescription, Io, anon::AnonymousInode},
+    map::Map,
     parts::Part,
     sync::Mutex,
     task::Thread,
@@ -73,7 +74,7 @@ const PIECE: usize = 32 << 10;
 
 /// The abstract names of a system's sockets.
 #[derive(Default)]
-pub struct Names(Mutex<BTreeMap<Vec<u8>, Weak<UnixSocket>>>);
+pub struct Names(Mutex<Map<Vec<u8>, Weak<UnixSocket>>>);
 
 /// What a bound socket leaves in its inode.
 pub struct Bound(pub Weak<UnixSocket>);

@@ -28,6 +28,7 @@ use crate::{
     },
     mm::{self, AddressSpace, FixedPages, MapRequest, Place, Protection, VmaFlags},
     page::{PAGE_SIZE, Page},
+    parts::are_linked_later,
     platform::platform,
     table::{Call, DirFd, Flags, PathArg},
     user::{KernelBuffer, PATH_MAX, UserAddr, UserPtr, read_c_string, read_path},
@@ -71,6 +72,11 @@ pub(crate) fn describe(errno: Errno) -> &'static str {
         Errno::ENOEXEC => "it is neither an ELF program nor a #! script",
         Errno::ENOMEM => "it does not fit into memory: give it more with -m",
         Errno::ELOOP => "too many symbolic links or interpreters",
+        Errno::ENAMETOOLONG => "its path is too long",
+        Errno::E2BIG => "its arguments and environment take too much room",
+        Errno::EISDIR => "it is a directory",
+        // The text of all others is 9 KB.
+        _ if are_linked_later() => "it cannot be run",
         other => other.description().unwrap_or("it cannot be run"),
     }
 }

@@ -1,10 +1,6 @@
 //! The system: the root of everything that processes share.
 
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    vec::Vec,
-};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +10,7 @@ use super::{Process, Thread, futex::FutexTable};
 use crate::{
     Errno,
     fs::{Vfs, console::Console, tty::Terminals},
+    map::Map,
     net::stack::Stack,
     platform::platform,
     summary::Summary,
@@ -77,8 +74,8 @@ pub struct NodeNames {
 /// before any lock of a process or a thread.
 #[derive(Default)]
 pub struct Tasks {
-    pub(super) processes: BTreeMap<i32, Arc<Process>>,
-    pub(super) threads: BTreeMap<i32, Arc<Thread>>,
+    pub(super) processes: Map<i32, Arc<Process>>,
+    pub(super) threads: Map<i32, Arc<Thread>>,
     /// Ids of threads that are being made.
     reserved: BTreeSet<i32>,
     last_pid: i32,

@@ -4,13 +4,10 @@
 //! and the machine calls [`TimerQueue::due`] then. Expiry runs without any lock held, in whatever
 //! context the machine has; it must not block. The queue's lock is a leaf.
 
-use alloc::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-};
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::{platform::platform, sync::Mutex, wait::WaitQueue};
+use crate::{map::Map, platform::platform, sync::Mutex, wait::WaitQueue};
 
 /// What a timer's deadline counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,7 +35,7 @@ pub struct TimerKey {
 /// See the module.
 #[derive(Default)]
 pub struct TimerQueue {
-    entries: Mutex<BTreeMap<TimerKey, Weak<dyn Expire>>>,
+    entries: Mutex<Map<TimerKey, Weak<dyn Expire>>>,
     next_id: AtomicU64,
     /// Woken when `CLOCK_REALTIME` has been set.
     pub clock_set: Arc<WaitQueue>,
@@ -107,14 +104,14 @@ fn at(key: &TimerKey) -> u64 {
 }
 
 /// The first timer of each base.
-fn firsts(entries: &BTreeMap<TimerKey, Weak<dyn Expire>>) -> [Option<TimerKey>; 2] {
+fn firsts(entries: &Map<TimerKey, Weak<dyn Expire>>) -> [Option<TimerKey>; 2] {
     let realtime = TimerKey { base: TimeBase::Realtime, deadline_ns: 0, id: 0 };
     let monotonic = entries.range(..realtime).next();
     let realtime = entries.range(realtime..).next();
     [monotonic, realtime].map(|entry| entry.map(|(key, _)| *key))
 }
 
-fn program(entries: &BTreeMap<TimerKey, Weak<dyn Expire>>) {
+fn program(entries: &Map<TimerKey, Weak<dyn Expire>>) {
     let next = firsts(entries).iter().flatten().map(at).min();
     platform().set_timer(next);
 }

@@ -6,7 +6,6 @@
 //! count how many it has missed.
 
 use alloc::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -22,6 +21,8 @@ use super::{
 };
 use crate::{
     Errno, SysResult, calls,
+    map::Map,
+    parts::Part,
     platform::platform,
     sync::Mutex,
     table::{Call, Flags},
@@ -302,18 +303,37 @@ fn enforce_cpu_limit(process: &Arc<Process>) {
     }
 }
 
+/// The calls that make timers.
+const TIMER_CALLS: &str = "timer_create,setitimer,alarm,setrlimit,prlimit64";
+
+static PART_DISARM: Part<fn(&Arc<Timer>)> = Part::new(TIMER_CALLS, |timer| {
+    timer.set(Expiry::Never, 0);
+});
+static PART_SIGNAL_TAKEN: Part<fn(&ProcessTimers, SigInfo) -> SigInfo> =
+    Part::new(TIMER_CALLS, ProcessTimers::complete);
+
+fn disarm(timer: &Arc<Timer>) {
+    if let Some(disarm) = PART_DISARM.get() {
+        disarm(timer);
+    }
+}
+
 /// The timers of a process.
 #[derive(Default)]
 pub struct ProcessTimers {
     /// `ITIMER_REAL`, `ITIMER_VIRTUAL`, `ITIMER_PROF`, once they are used.
     interval: Mutex<[Option<Arc<Timer>>; 3]>,
     cpu_limit: Mutex<Option<Arc<Timer>>>,
-    posix: Mutex<BTreeMap<i32, Arc<Timer>>>,
+    posix: Mutex<Map<i32, Arc<Timer>>>,
 }
 
 impl ProcessTimers {
     /// Completes the siginfo of a timer's signal as it is taken from its queue.
     pub(crate) fn on_signal_taken(&self, info: SigInfo) -> SigInfo {
+        PART_SIGNAL_TAKEN.get().map_or(info, |complete| complete(self, info))
+    }
+
+    fn complete(&self, info: SigInfo) -> SigInfo {
         if info.code() == linux::SI_TIMER {
             let timer = self.posix.lock().get(&info.timer_id()).cloned();
             return match timer {
@@ -356,9 +376,7 @@ impl ProcessTimers {
     /// `execve` deletes what `timer_create` made.
     pub(crate) fn delete_posix_timers(&self) {
         let timers = core::mem::take(&mut *self.posix.lock());
-        for timer in timers.values() {
-            timer.set(Expiry::Never, 0);
-        }
+        timers.values().for_each(disarm);
     }
 
     /// The process has ended.
@@ -366,9 +384,7 @@ impl ProcessTimers {
         self.delete_posix_timers();
         let interval = core::mem::take(&mut *self.interval.lock());
         let cpu_limit = self.cpu_limit.lock().take();
-        for timer in interval.iter().flatten().chain(&cpu_limit) {
-            timer.set(Expiry::Never, 0);
-        }
+        interval.iter().flatten().chain(&cpu_limit).for_each(disarm);
     }
 
     /// The interval timer `which`, made on first use.

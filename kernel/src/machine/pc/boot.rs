@@ -102,7 +102,7 @@ boot_pml4: .skip 4096
 boot_pdpt: .skip 4096
 boot_pd:   .skip 4096
     .global boot_stack_start
-boot_stack_start: .skip 65536
+boot_stack_start: .skip 49152  // 31 KiB are used
 boot_stack_end:
     "#,
     base = const super::paging::KERNEL_BASE,

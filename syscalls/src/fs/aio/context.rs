@@ -8,7 +8,7 @@
 //! [`Context::state`] is a leaf: nothing is called while it is held.
 
 use alloc::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Weak},
     vec::Vec,
 };
@@ -18,6 +18,7 @@ use super::{IoEvent, MAX_REQUESTS};
 use crate::{
     Errno,
     fs::{FileDescription, eventfd::EventFd},
+    map::Map,
     sync::Mutex,
     task::{System, Thread},
     time::{Expire, TimeBase},
@@ -26,7 +27,7 @@ use crate::{
 
 /// The contexts of an address space, by their ids. They end with it, and a child has none.
 #[derive(Default)]
-pub struct AioContexts(Mutex<BTreeMap<u64, Arc<Context>>>);
+pub struct AioContexts(Mutex<Map<u64, Arc<Context>>>);
 
 impl AioContexts {
     pub(super) fn get(&self, id: u64) -> Option<Arc<Context>> {

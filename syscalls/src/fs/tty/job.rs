@@ -2,8 +2,8 @@
 //! what happens to the others that use it (POSIX.1 §11.1, `man 7 credentials`).
 
 use alloc::{
-    collections::BTreeMap,
     sync::{Arc, Weak},
+    vec::Vec,
 };
 
 use linux_raw_sys::general as linux;
@@ -20,9 +20,9 @@ use crate::{
     user::{UserAddr, UserPtr},
 };
 
-/// The controlling terminals, by session.
+/// The controlling terminals, by session, in no order: few sessions have one.
 #[derive(Default)]
-pub struct Terminals(Mutex<BTreeMap<i32, Controlling>>);
+pub struct Terminals(Mutex<Vec<(i32, Controlling)>>);
 
 /// What a session has for a controlling terminal.
 enum Controlling {
@@ -37,9 +37,23 @@ impl Terminals {
     /// The controlling terminal of session `sid`.
     #[must_use]
     pub fn controlling(&self, sid: i32) -> Option<Arc<Tty>> {
-        match self.0.lock().get(&sid)? {
-            Controlling::Terminal(tty) => tty.upgrade(),
-            Controlling::HungUp(_) => None,
+        match self.0.lock().iter().find(|(session, _)| *session == sid)? {
+            (_, Controlling::Terminal(tty)) => tty.upgrade(),
+            (_, Controlling::HungUp(_)) => None,
+        }
+    }
+
+    fn remove(&self, sid: i32) -> Option<Controlling> {
+        let mut terminals = self.0.lock();
+        let at = terminals.iter().position(|(session, _)| *session == sid)?;
+        Some(terminals.swap_remove(at).1)
+    }
+
+    fn set(&self, sid: i32, terminal: Controlling) {
+        let mut terminals = self.0.lock();
+        match terminals.iter_mut().find(|(session, _)| *session == sid) {
+            Some((_, former)) => *former = terminal,
+            None => terminals.push((sid, terminal)),
         }
     }
 
@@ -50,7 +64,7 @@ impl Terminals {
         if sid != process.pid {
             return;
         }
-        let former = self.0.lock().remove(&sid);
+        let former = self.remove(sid);
         match former {
             Some(Controlling::Terminal(tty)) => {
                 if let Some(tty) = tty.upgrade() {
@@ -100,7 +114,7 @@ impl Tty {
         self.state.lock().job = Job { session: Some(sid), foreground: Some(pgid) };
         if let Some(system) = self.system.upgrade() {
             let terminal = Controlling::Terminal(Arc::downgrade(self));
-            system.terminals.0.lock().insert(sid, terminal);
+            system.terminals.set(sid, terminal);
         }
     }
 
@@ -108,7 +122,7 @@ impl Tty {
     fn clear_session(&self) {
         let former = core::mem::take(&mut self.state.lock().job);
         if let (Some(sid), Some(system)) = (former.session, self.system.upgrade()) {
-            system.terminals.0.lock().remove(&sid);
+            system.terminals.remove(sid);
         }
     }
 
@@ -134,7 +148,7 @@ impl Tty {
         self.readers.wake_all();
         self.writers.wake_all();
         let (Some(sid), Some(system)) = (job.session, self.system.upgrade()) else { return };
-        system.terminals.0.lock().insert(sid, Controlling::HungUp(job.foreground));
+        system.terminals.set(sid, Controlling::HungUp(job.foreground));
         if let Some(leader) = system.process(sid) {
             for signal in [SignalNumber::SIGHUP, SignalNumber::SIGCONT] {
                 leader.send(SigInfo::kernel(signal));

@@ -30,6 +30,7 @@ use self::{
 use super::{File, Io, inode::Device, special::TTY_MAJOR};
 use crate::{
     Errno,
+    parts::Part,
     platform::platform,
     sync::Mutex,
     task::{Capability, System, signal::SignalNumber},
@@ -604,6 +605,32 @@ impl File for Tty {
                 })?;
                 Ok(0)
             }
+            ioctl::TIOCGWINSZ => {
+                let window = self.state.lock().window;
+                UserPtr::from(arg).write(&window).map(|()| 0)
+            }
+            _ => PART_MORE_REQUESTS.get().ok_or(Errno::ENOTTY)?(self, io, request, arg),
+        }
+    }
+
+    fn release(&self) {
+        self.driver.closed();
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+type Request = fn(&Tty, Io<'_>, u32, UserAddr) -> Result<usize, Errno>;
+
+/// All but what `isatty` and those who ask for the window's size need (0x5401 and 0x5413).
+static PART_MORE_REQUESTS: Part<Request> =
+    Part::new("ioctl=0-21504,ioctl=21506-21522,ioctl=21524-4294967295", Tty::more_requests);
+
+impl Tty {
+    fn more_requests(&self, io: Io<'_>, request: u32, arg: UserAddr) -> Result<usize, Errno> {
+        match request {
             ioctl::TCGETS2 => UserPtr::from(arg).write(&self.termios()).map(|()| 0),
             ioctl::TCGETA => {
                 let now = self.termios();
@@ -684,10 +711,6 @@ impl File for Tty {
                 self.state.lock().locked = Locked(UserPtr::from(arg).read()?);
                 Ok(0)
             }
-            ioctl::TIOCGWINSZ => {
-                let window = self.state.lock().window;
-                UserPtr::from(arg).write(&window).map(|()| 0)
-            }
             ioctl::TIOCSWINSZ => {
                 self.set_window(UserPtr::from(arg).read()?);
                 Ok(0)
@@ -722,16 +745,6 @@ impl File for Tty {
         }
     }
 
-    fn release(&self) {
-        self.driver.closed();
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-impl Tty {
     fn is_hung_up(&self) -> bool {
         self.state.lock().line == Line::HungUp
     }
