@@ -8,6 +8,7 @@
 pub mod cache;
 mod linkage;
 mod numbers;
+mod parts;
 pub mod program;
 pub mod report;
 mod summary;

@@ -9,8 +9,8 @@ use goblin::elf::{
     Elf,
     dynamic::{DT_FINI, DT_INIT},
     reloc::{
-        R_X86_64_64, R_X86_64_COPY, R_X86_64_GLOB_DAT, R_X86_64_IRELATIVE, R_X86_64_JUMP_SLOT,
-        R_X86_64_RELATIVE,
+        R_X86_64_64, R_X86_64_COPY, R_X86_64_DTPMOD64, R_X86_64_GLOB_DAT, R_X86_64_IRELATIVE,
+        R_X86_64_JUMP_SLOT, R_X86_64_RELATIVE, R_X86_64_TLSDESC, R_X86_64_TPOFF64,
     },
     sym::{STB_LOCAL, STB_WEAK, STT_FUNC, STT_GNU_IFUNC, STT_OBJECT, STT_TLS},
 };
@@ -53,6 +53,9 @@ pub(crate) struct Export {
     pub(crate) is_code: bool,
 }
 
+/// In [`Linkage::thread_slots`], a variable that other files may use.
+pub(crate) const FOREIGN_VARIABLE: u64 = u64::MAX;
+
 /// The file that `open` finds in any kernel, as a C string.
 pub(crate) const PLAIN_DEVICE: &[u8] = b"/dev/null\0";
 
@@ -84,6 +87,12 @@ pub(crate) struct Linkage {
     pub(crate) constant: Vec<(u64, u64)>,
     /// Where threads' variables get their first values from.
     pub(crate) threads: Option<(u64, u64)>,
+    /// Words that hold the distance of a thread's variable from the thread pointer: by address, where
+    /// in the file's threads' variables it is. The initial-exec model of `ELF Handling For
+    /// Thread-Local Storage`.
+    pub(crate) thread_slots: BTreeMap<u64, u64>,
+    /// Whether threads' variables may be found otherwise than by `thread_slots`.
+    pub(crate) has_other_threads: bool,
 }
 
 /// Makes the section headers vanish, so that damage there does no harm.
@@ -116,9 +125,13 @@ impl Linkage {
         let versions = versions(elf);
         // Dynamic symbols: index in the table to index of the import.
         let mut imports = BTreeMap::new();
+        let mut thread_exports = Vec::new();
         for (index, symbol) in elf.dynsyms.iter().enumerate() {
             let Some(name) = elf.dynstrtab.get_at(symbol.st_name) else { continue };
             if name.is_empty() || symbol.st_type() == STT_TLS {
+                if symbol.st_shndx != 0 && symbol.st_type() == STT_TLS {
+                    thread_exports.push((symbol.st_value, symbol.st_size));
+                }
                 continue;
             }
             let version = elf.versym.as_ref().and_then(|table| table.get_at(index));
@@ -215,6 +228,24 @@ impl Linkage {
                             None => continue,
                         },
                     }
+                }
+                R_X86_64_TPOFF64 => {
+                    // What others find by name, or define, may be written by them.
+                    let at = addend as u64;
+                    let is_own = reloc.r_sym == 0
+                        && !thread_exports.iter().any(|(start, size): &(u64, u64)| {
+                            at >= *start && at - *start < (*size).max(1)
+                        });
+                    let place = if is_own { at } else { FOREIGN_VARIABLE };
+                    linkage.thread_slots.insert(reloc.r_offset, place);
+                    continue;
+                }
+                R_X86_64_DTPMOD64 | R_X86_64_TLSDESC => {
+                    // Two words whose address is passed to what finds the variable.
+                    let end = reloc.r_offset.saturating_add(16);
+                    linkage.objects.extend([reloc.r_offset, end]);
+                    linkage.has_other_threads = true;
+                    continue;
                 }
                 R_X86_64_COPY => match imports.get(&reloc.r_sym) {
                     Some(&import) => Target::Copy(import),

@@ -121,6 +121,11 @@ fn examine(program: &Path, args: &Args) -> Result<bool> {
         program: if args.rootfs.is_some() { Path::new("/").join(program) } else { find(program)? },
         library_path: variable(&args.env, "LD_LIBRARY_PATH"),
         preload: variable(&args.env, "LD_PRELOAD"),
+        variables: args
+            .env
+            .iter()
+            .filter_map(|variable| Some(variable.split_once('=')?.0.to_owned()))
+            .collect(),
         also: also(&args.also, args.rootfs.as_deref())?,
         ..Request::default()
     };

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     linkage::Target,
+    parts::Guard,
     summary::{Builder, Link},
     value::{Atom, Event, Interpreter, Place, State, Value},
 };
@@ -142,17 +143,22 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
         }
     }
     let mut callers: HashMap<Callee, Vec<u32>> = HashMap::new();
-    for (from, node) in builder.nodes.iter().enumerate().take(builder.starts.len()) {
+    for (from, node) in builder.nodes.iter().enumerate() {
+        let from = builder.home_of(from as u32);
+        if from as usize >= builder.starts.len() {
+            continue;
+        }
         for link in &node.links {
             let callee = match link {
-                Link::Call(to) | Link::Jump(to) => match stubs.get(&builder.starts[*to as usize]) {
-                    Some(callee) => *callee,
-                    None => Callee::Node(*to),
+                Link::Call(to) | Link::Jump(to) => match builder.starts.get(*to as usize) {
+                    Some(start) => stubs.get(start).copied().unwrap_or(Callee::Node(*to)),
+                    // A part of the same function.
+                    None => continue,
                 },
                 Link::CallImport(import) => Callee::Import(*import),
                 _ => continue,
             };
-            callers.entry(callee).or_default().push(from as u32);
+            callers.entry(callee).or_default().push(from);
         }
     }
     let mut middles: HashMap<u32, Vec<u32>> = HashMap::new();
@@ -170,7 +176,8 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
             holders.entry(*address).or_default().push(*word);
         }
     }
-    let interpreter = Interpreter::new(builder.code, &entries, &builder.labels);
+    let interpreter =
+        Interpreter::new(builder.code, &entries, &builder.labels, &builder.linkage.thread_slots);
     let mut finder = Finder {
         builder,
         // The entries live as long as this function.
@@ -195,7 +202,24 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
             }
         }
     }
-    let uses = finder.uses();
+    for guard in &builder.guards {
+        if let Guard::Value(values, _) = guard {
+            for (source, _) in values {
+                if let Source::Param(node, place) = source {
+                    finder.want(Callee::Node(*node), *place);
+                }
+            }
+        }
+    }
+    let mut uses = finder.uses();
+    // Inside, functions are whole.
+    let mut sites = sites;
+    for site in &mut sites {
+        site.node = builder.part_of(site.address).unwrap_or(site.node);
+    }
+    for call in &mut uses {
+        call.node = builder.part_of(call.address).unwrap_or(call.node);
+    }
     (sites, uses, finder.tables.into_values().flatten().collect())
 }
 
@@ -260,6 +284,7 @@ impl Finder<'_, '_, '_, '_> {
             .iter()
             .map(|atom| match (atom, root) {
                 (Atom::Const(value), _) => Source::Const(*value),
+                (Atom::Param(Place::Thread(_)), _) => Source::Unknown,
                 (Atom::Param(place @ (Place::Word(at) | Place::Behind(at, _))), _) => {
                     if self.is_private(*at) { Source::Param(0, *place) } else { Source::Unknown }
                 }
@@ -516,7 +541,7 @@ impl Finder<'_, '_, '_, '_> {
         let mut is_lost = false;
         self.interpreter.function(builder.starts[root as usize], |address, event, state| {
             let (callee, pushed) = match event {
-                Event::Syscall | Event::Instruction | Event::Done => return,
+                Event::Syscall | Event::Branch | Event::Instruction | Event::Done => return,
                 Event::Indirect(pushed) => {
                     for node in indirect.get(&address).into_iter().flatten() {
                         let callee = Callee::Node(*node);

@@ -37,7 +37,8 @@ use worlds::{Where, World};
 use crate::{
     cache::Cache,
     numbers::{Callee, OPEN, OPENAT, Source},
-    summary::{Link, Summary},
+    parts::{Guard, MUTEX_KIND},
+    summary::{Link, SERVICE, Summary},
     value::Place,
 };
 
@@ -53,6 +54,8 @@ pub struct Request {
     pub library_path: Option<OsString>,
     /// `LD_PRELOAD` of the program.
     pub preload: Option<OsString>,
+    /// Variables of the program that the C library reads when it starts, by their names.
+    pub variables: BTreeSet<String>,
     /// Further libraries that the program loads, and programs that it executes.
     pub also: Vec<PathBuf>,
     /// The programs that can be executed: they count where anything executes others.
@@ -166,6 +169,12 @@ struct Linking<'t> {
     /// By dynamic linker: each reads its index once, not once for each program.
     searches: HashMap<Linker, Rc<Search<'t>>>,
     todo: VecDeque<At>,
+    /// Parts that nothing leads to yet: from where, which, and the number of the guard.
+    guarded: Vec<(At, u32, u32)>,
+    /// Functions of NSS that nobody looks up yet: from where, which, and the name.
+    services: Vec<(At, u32, String)>,
+    /// The names that are looked up.
+    service_names: BTreeSet<String>,
     /// Names of libraries already looked for.
     asked: HashSet<(usize, Option<PathBuf>, String)>,
     /// Symbols that are looked up while the program runs.
@@ -205,6 +214,9 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         shared: HashMap::new(),
         searches: HashMap::new(),
         todo: VecDeque::new(),
+        guarded: Vec::new(),
+        services: Vec::new(),
+        service_names: BTreeSet::new(),
         asked: HashSet::new(),
         names: Names::default(),
         lookups: Lookups::default(),
@@ -429,8 +441,16 @@ impl<'t> Linking<'t> {
     fn touch_resolver(&mut self, at: At) {
         let links = self.analysis.files[at.0 as usize].summary.nodes[at.1 as usize].links.clone();
         for link in links {
-            if let Link::Call(to) | Link::Jump(to) = link {
-                self.touch((at.0, to), None, "is run when the file is linked");
+            match link {
+                Link::Jump(to) | Link::Guarded(to, _)
+                    if self.analysis.files[at.0 as usize].summary.is_part(to) =>
+                {
+                    self.touch_resolver((at.0, to));
+                }
+                Link::Call(to) | Link::Jump(to) => {
+                    self.touch((at.0, to), None, "is run when the file is linked");
+                }
+                _ => {}
             }
         }
     }
@@ -455,7 +475,7 @@ impl<'t> Linking<'t> {
 
     fn take(&mut self, at: At, by: Option<At>, how: &'static str) {
         let summary = &self.analysis.files[at.0 as usize].summary;
-        let is_held = by.is_some_and(|by| by.0 == at.0 && by.1 >= summary.code_nodes)
+        let is_held = by.is_some_and(|by| by.0 == at.0 && !summary.is_code(by.1))
             && summary.tables.iter().any(|table| table.node == at.1);
         if is_held {
             self.analysis.held.insert(at);
@@ -478,6 +498,7 @@ impl<'t> Linking<'t> {
             while let Some(at) = self.todo.pop_front() {
                 self.follow(at);
             }
+            self.take_services();
             self.look_up();
             self.run_initialisers();
             self.note_changes();
@@ -487,10 +508,36 @@ impl<'t> Linking<'t> {
                     self.follow_import(at, link);
                 }
             }
-            if self.todo.is_empty() {
+            if self.todo.is_empty() && !self.open_guards() {
                 return;
             }
         }
+    }
+
+    /// Functions of NSS modules whose names reached code knows.
+    fn take_services(&mut self) {
+        let (known, others) = std::mem::take(&mut self.services)
+            .into_iter()
+            .partition(|(_, _, name)| self.service_names.contains(name));
+        self.services = others;
+        let known: Vec<(At, u32, String)> = known;
+        for (by, node, _) in known {
+            self.take((by.0, node), Some(by), "finds by name");
+        }
+    }
+
+    /// Goes on to the parts whose guards are fulfilled by now; whether there were any.
+    fn open_guards(&mut self) -> bool {
+        let guarded = std::mem::take(&mut self.guarded);
+        let mut solver = Solver { linking: self, direct: HashMap::new(), is_strict: true };
+        let (open, closed): (Vec<_>, Vec<_>) = guarded.into_iter().partition(|(by, to, guard)| {
+            solver.linking.is_reached((by.0, *to)) || solver.is_open(*by, *guard)
+        });
+        self.guarded = closed;
+        for (by, to, _) in &open {
+            self.touch((by.0, *to), Some(*by), "goes on to");
+        }
+        !open.is_empty()
     }
 
     /// Initialisers that are named by a symbol.
@@ -519,11 +566,24 @@ impl<'t> Linking<'t> {
                     self.imports_like(file, import).links.push((at, link));
                     self.follow_import(at, link);
                 }
+                Link::Guarded(to, guard) => self.guarded.push((at, to, guard)),
+                Link::TakenByName(to, name) => {
+                    let strings = &self.analysis.files[file as usize].summary.strings;
+                    let name = strings[name as usize].clone();
+                    self.services.push((at, to, name));
+                }
+                Link::Tunable(to) => {
+                    if self.request.variables.iter().any(|name| is_tunable(name)) {
+                        self.take((file, to), Some(at), "calls by a tunable");
+                    }
+                }
             }
         }
         for string in node.strings {
             let text = self.analysis.files[file as usize].summary.strings[string as usize].clone();
-            if text.contains(".so") {
+            if text.starts_with(SERVICE) {
+                self.service_names.insert(text);
+            } else if text.contains(".so") {
                 self.note_library(&text, world, at);
             } else {
                 self.names.strings.entry(file).or_default().insert(text);
@@ -549,7 +609,7 @@ impl<'t> Linking<'t> {
                     self.touch(to, Some(at), "copies the data");
                 }
             }
-            Link::Call(_) | Link::Jump(_) | Link::Taken(_) | Link::Data(_) => {}
+            _ => {}
         }
     }
 
@@ -682,7 +742,7 @@ impl<'t> Linking<'t> {
 
     /// The numbers at the sites that are reached.
     fn count(&mut self) {
-        let mut solver = Solver { linking: self, direct: HashMap::new() };
+        let mut solver = Solver { linking: self, direct: HashMap::new(), is_strict: false };
         let mut calls: BTreeMap<u32, Reached> = BTreeMap::new();
         let mut unresolved = BTreeSet::new();
         let mut arguments: BTreeMap<u32, Option<BTreeSet<u64>>> = BTreeMap::new();
@@ -702,6 +762,9 @@ impl<'t> Linking<'t> {
                             if EXECUTES.contains(&number)
                                 && solver.linking.analysis.is_own_execution(at)
                             {
+                                continue;
+                            }
+                            if number == SETITIMER && solver.linking.is_for_profile(file) {
                                 continue;
                             }
                             numbers.insert(number);
@@ -769,10 +832,51 @@ impl<'t> Linking<'t> {
         self.analysis.assumptions = assumptions.into_iter().collect();
     }
 
+    /// Whether a file sets interval timers for `LD_PROFILE` alone, and nobody asks for that
+    /// (`man 8 ld.so`): a dynamic linker that is no C library.
+    fn is_for_profile(&self, file: u32) -> bool {
+        let summary = &self.analysis.files[file as usize].summary;
+        self.analysis.interpreters.contains(&file)
+            && !self.request.variables.contains(PROFILE)
+            && !summary.definitions.iter().any(|d| d.name == "setitimer")
+    }
+
     fn is_reached(&self, at: At) -> bool {
         self.analysis.reached[at.0 as usize][at.1 as usize]
     }
 }
+
+/// `setitimer`.
+const SETITIMER: u32 = 38;
+
+/// Whether a variable may set a tunable of glibc: `GLIBC_TUNABLES`, and names of older ones.
+fn is_tunable(variable: &str) -> bool {
+    variable == "GLIBC_TUNABLES" || variable.starts_with("MALLOC_")
+}
+
+/// Whether [`Request::variables`] wants this one.
+#[must_use]
+pub fn is_read_at_start(variable: &str) -> bool {
+    variable == PROFILE || is_tunable(variable)
+}
+
+/// What the dynamic linker profiles (`man 8 ld.so`).
+const PROFILE: &str = "LD_PROFILE";
+
+/// Added to what the kind of a mutex may be, which is no value that anybody stores.
+const MUTEX: u64 = 0x6b69_6e64 << 32;
+
+/// What takes the address of a mutex, and in which register.
+const MUTEXES: [(&str, u8); 8] = [
+    ("pthread_mutex_lock", 7),
+    ("pthread_mutex_trylock", 7),
+    ("pthread_mutex_timedlock", 7),
+    ("pthread_mutex_clocklock", 7),
+    ("pthread_mutex_unlock", 7),
+    ("pthread_cond_wait", 6),
+    ("pthread_cond_timedwait", 6),
+    ("pthread_cond_clockwait", 6),
+];
 
 /// `execve` and `execveat`.
 const EXECUTES: [u32; 2] = [59, 322];
@@ -824,6 +928,8 @@ struct Solver<'l, 't> {
     /// What was asked before. Functions that call each other make circles, so that only these steps can
     /// be kept, not what comes of them.
     direct: HashMap<Query, Arc<Direct>>,
+    /// Whether every caller in the same file must say what it passes.
+    is_strict: bool,
 }
 
 impl Solver<'_, '_> {
@@ -849,12 +955,61 @@ impl Solver<'_, '_> {
         found
     }
 
+    /// Whether what a guard asks for may happen. `by` is what leads to it.
+    fn is_open(&mut self, by: At, guard: u32) -> bool {
+        let summary = Arc::clone(&self.linking.analysis.files[by.0 as usize].summary);
+        match &summary.guards[guard as usize] {
+            Guard::Reached(nodes) => {
+                nodes.iter().any(|node| self.linking.is_reached((by.0, *node)))
+            }
+            Guard::Value(values, test) => values.iter().any(|(source, mask)| {
+                let found = self.values(by.0, std::slice::from_ref(source), (by, 0));
+                let is_mutex = matches!(source, Source::Param(_, Place::Memory(..)));
+                found.iter().any(|(value, _)| match value {
+                    Err(_) => true,
+                    Ok(value) if is_mutex => {
+                        value & !0xffff_ffff != MUTEX || test.may_hold(value & 0xffff_ffff, *mask)
+                    }
+                    Ok(value) => test.may_hold(*value, *mask),
+                })
+            }),
+        }
+    }
+
+    /// What the kind of a mutex may be, if the function is one that is given a mutex there.
+    fn mutex_kinds(&self, (file, node): At, place: Place) -> Option<Vec<u64>> {
+        let Place::Memory(register, MUTEX_KIND) = place else { return None };
+        let files = &self.linking.analysis.files;
+        let mut names = files[file as usize].summary.definitions.iter();
+        let is_one = names.any(|definition| {
+            definition.node == Some(node) && MUTEXES.contains(&(&*definition.name, register))
+        });
+        if !is_one {
+            return None;
+        }
+        // Nobody else makes one with PTHREAD_PRIO_PROTECT.
+        let has_protocols =
+            files.iter().zip(&self.linking.analysis.reached).any(|(file, reached)| {
+                file.summary.definitions.iter().any(|definition| {
+                    definition.name == "pthread_mutexattr_setprotocol"
+                        && definition.node.is_some_and(|node| reached[node as usize])
+                })
+            });
+        let protocols: &[u64] = if has_protocols { &[0, 0x20, 0x40] } else { &[0, 0x20] };
+        let robust = protocols.iter().flat_map(|protocol| [*protocol, protocol | 0x10]);
+        Some(robust.flat_map(|kind| (0..4).map(move |kind_of| MUTEX | kind | kind_of)).collect())
+    }
+
     fn ask(&mut self, query: Query) -> Arc<Direct> {
         if let Some(known) = self.direct.get(&query) {
             return Arc::clone(known);
         }
         let direct = Arc::new(match query {
             Query::Parameter(callee, place) => self.parameter(callee, place),
+            // What is near a word may be written with it, which does for numbers, but not for flags.
+            Query::Word(file, word, _) if self.is_strict => {
+                Direct { found: vec![(Err("a variable"), ((file, 0), word))], next: Vec::new() }
+            }
             Query::Word(file, word, place) => self.word(file, word, place),
         });
         self.direct.insert(query, Arc::clone(&direct));
@@ -943,6 +1098,10 @@ impl Solver<'_, '_> {
         }
         let address =
             self.linking.analysis.files[callee.0 as usize].summary.nodes[callee.1 as usize].address;
+        if let Some(kinds) = self.mutex_kinds(callee, place) {
+            direct.found.extend(kinds.into_iter().map(|kind| (Ok(kind), (callee, address))));
+            return direct;
+        }
         if self.linking.analysis.taken.contains_key(&callee) {
             direct.found.push((Err(IS_TAKEN), (callee, address)));
         }
@@ -994,6 +1153,9 @@ impl Solver<'_, '_> {
             let (stubs, mut others): (BTreeSet<u32>, BTreeSet<u32>) =
                 of_imports.into_iter().partition(is_stub);
             others.extend(stubs.iter().flat_map(|stub| callers.of_node(*stub)));
+            if file == callee.0 && self.is_strict {
+                others.extend(callers.of_node(callee.1));
+            }
             others.retain(|node| !seen.contains(node) && !stubs.contains(node));
             // Whoever has a PLT entry's address may call it.
             others.extend(stubs.iter().filter(|stub| analysis.taken.contains_key(&(file, **stub))));
@@ -1035,7 +1197,13 @@ impl Analysis {
         let mut seen: HashSet<u32> = todo.iter().copied().collect();
         while let Some(at) = todo.pop() {
             for link in &summary.nodes[at as usize].links {
-                if let Link::Call(to) | Link::Jump(to) | Link::Taken(to) | Link::Data(to) = link
+                if let Link::Call(to)
+                | Link::Jump(to)
+                | Link::Taken(to)
+                | Link::Data(to)
+                | Link::Guarded(to, _)
+                | Link::TakenByName(to, _)
+                | Link::Tunable(to) = link
                     && seen.insert(*to)
                 {
                     todo.push(*to);
@@ -1080,7 +1248,7 @@ impl Analysis {
     pub(crate) fn describe(&self, at: At) -> (&Path, String) {
         let file = &self.files[at.0 as usize];
         let node = &file.summary.nodes[at.1 as usize];
-        let name = if at.1 < file.summary.code_nodes {
+        let name = if file.summary.is_code(at.1) {
             file.summary.name_of(node.address)
         } else {
             format!("data_{:x}", node.address)

@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     linkage::{Import, Linkage, Target},
     numbers::{self, Site, Table, Use},
+    parts::Guard,
     value::{ARGUMENTS, SURVIVORS, number_of},
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 12;
+pub(crate) const VERSION: u32 = 14;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -44,6 +45,13 @@ pub(crate) enum Link {
     TakeImport(u32),
     /// Holds a copy of what this import is in another file.
     CopyImport(u32),
+    /// Goes on to this part if the guard ([`Summary::guards`]) says so.
+    Guarded(u32, u32),
+    /// Takes the address of a function that is found by this name ([`Summary::strings`]): NSS's.
+    TakenByName(u32, u32),
+    /// Gives the address of a function to glibc's `__tunable_get_val`, which calls it if somebody set the
+    /// tunable.
+    Tunable(u32),
 }
 
 /// A function, or data with addresses in it.
@@ -72,10 +80,14 @@ pub(crate) struct Definition {
 /// See the module.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Summary {
-    /// Code first, then data; each by address.
+    /// Code first, then data; each by address. Then parts of functions ([`crate::parts`]).
     pub(crate) nodes: Vec<Node>,
     /// How many of them are code.
     pub(crate) code_nodes: u32,
+    /// Where the parts begin.
+    pub(crate) first_part: u32,
+    /// When parts run.
+    pub(crate) guards: Vec<Guard>,
     pub(crate) entry: Option<u32>,
     /// Whether symbols and relocations could not be read.
     pub(crate) is_damaged: bool,
@@ -106,6 +118,16 @@ impl Summary {
     /// The constant string at this address, if it is the argument of some function.
     pub(crate) fn constant(&self, address: u64) -> Option<&str> {
         self.constants.get(&address).map(String::as_str)
+    }
+
+    /// Whether a node is a part of a function.
+    pub(crate) fn is_part(&self, node: u32) -> bool {
+        node >= self.first_part
+    }
+
+    /// Whether a node is code.
+    pub(crate) fn is_code(&self, node: u32) -> bool {
+        node < self.code_nodes || node >= self.first_part
     }
 
     /// The name of the function that `address` is in, with the distance from its start.
@@ -172,8 +194,19 @@ pub(crate) struct Builder<'c, 'i, 'a> {
     pub(crate) syscalls: Vec<(u64, Option<u64>)>,
     /// Addresses inside functions that something takes, sorted.
     pub(crate) labels: Vec<u64>,
+    /// See [`Summary::first_part`].
+    pub(crate) first_part: u32,
+    /// The functions of the parts.
+    pub(crate) homes: Vec<u32>,
+    /// The parts that instructions are in, by address.
+    pub(crate) parts: HashMap<u64, u32>,
+    pub(crate) guards: Vec<Guard>,
+    /// Functions of NSS modules in the C library, with their names there.
+    services: HashMap<u64, String>,
+    /// All these names.
+    service_names: HashSet<String>,
     takes_symbols: bool,
-    info: InstructionInfoFactory,
+    pub(crate) info: InstructionInfoFactory,
     low: u64,
     high: u64,
 }
@@ -184,9 +217,20 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         let high = code.segments().map(|(a, bytes)| a + bytes.len() as u64).max().unwrap_or(0);
         let imports_dlsym =
             linkage.imports.iter().any(|i| matches!(&*i.name, "dlsym" | "dlvsym" | "dlopen"));
+        let services = services(&linkage);
         Self {
             code,
             labels: Vec::new(),
+            first_part: 0,
+            homes: Vec::new(),
+            parts: HashMap::new(),
+            guards: Vec::new(),
+            service_names: services
+                .values()
+                .filter_map(|name| name.strip_prefix(SERVICE))
+                .map(str::to_owned)
+                .collect(),
+            services,
             takes_symbols: imports_dlsym,
             info: InstructionInfoFactory::new(),
             linkage,
@@ -215,6 +259,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         }
         self.find_starts();
         self.make_nodes();
+        self.find_parts();
         self.link_code();
         self.link_data();
         for node in &mut self.nodes {
@@ -285,6 +330,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             plain_devices: self.linkage.plain_devices,
             strings,
             code_nodes,
+            first_part: self.first_part,
+            guards: self.guards,
             names: self.linkage.names.into_iter().collect(),
             imports: self.linkage.imports,
             nodes: self.nodes,
@@ -516,7 +563,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         }
     }
 
-    fn link(&mut self, from: u32, link: Link) {
+    pub(crate) fn link(&mut self, from: u32, link: Link) {
         let node = &mut self.nodes[from as usize];
         if node.links.last() != Some(&link) {
             node.links.push(link);
@@ -536,11 +583,21 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             || self.linkage.names.values().next().is_some() && self.is_interpreter())
             && text.len() > 2
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let is_service = self.service_names.contains(text);
         if is_library || is_symbol {
-            let next = self.strings.len() as u32;
-            let index = *self.strings.entry(text.to_owned()).or_insert(next);
+            let index = self.string(text);
             self.nodes[from as usize].strings.push(index);
         }
+        if is_service {
+            let index = self.string(&format!("{SERVICE}{text}"));
+            self.nodes[from as usize].strings.push(index);
+        }
+    }
+
+    /// The index of a string.
+    fn string(&mut self, text: &str) -> u32 {
+        let next = self.strings.len() as u32;
+        *self.strings.entry(text.to_owned()).or_insert(next)
     }
 
     /// The constant strings whose addresses are passed in these calls.
@@ -608,7 +665,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
     }
 
     fn link_instruction(&mut self, instruction: &Instruction, gap: Option<u64>) {
-        let Some(from) = self.node_of(instruction.ip()) else { return };
+        let Some(home) = self.node_of(instruction.ip()) else { return };
+        let from = self.parts.get(&instruction.ip()).copied().unwrap_or(home);
         let mut known = [0; 8];
         let mut count = 0;
         self.addresses(instruction, |address| {
@@ -621,7 +679,17 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             if self.is_data(*address) {
                 self.data_refs.push((instruction.ip(), *address));
             }
-            if !(self.code.is_text(*address) && self.is_only_compared(instruction)) {
+            if let Some(name) = self.services.get(address) {
+                let name = name.clone();
+                let name = self.string(&name);
+                if let Some(to) = self.node_of(*address) {
+                    self.link(from, Link::TakenByName(to, name));
+                }
+            } else if self.code.is_text(*address) && self.is_for_tunable(instruction) {
+                if let Some(to) = self.node_of(*address) {
+                    self.link(from, Link::Tunable(to));
+                }
+            } else if !(self.code.is_text(*address) && self.is_only_compared(instruction)) {
                 self.link_address(from, *address);
             }
         }
@@ -671,7 +739,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             FlowControl::Call | FlowControl::IndirectCall => {
                 if instruction.op0_kind() == OpKind::NearBranch64
                     && let Some(to) = self.node_of(instruction.near_branch_target())
-                    && (to != from || self.starts[to as usize] == instruction.near_branch_target())
+                    && (to != home || self.starts[to as usize] == instruction.near_branch_target())
                 {
                     self.link(from, Link::Call(to));
                     self.calls.push((instruction.ip(), to));
@@ -684,13 +752,13 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
                 if instruction.op0_kind() == OpKind::NearBranch64 {
                     let target = instruction.near_branch_target();
                     if let Some(to) = self.node_of(target)
-                        && to != from
+                        && to != home
                     {
                         self.link(from, Link::Jump(to));
                         if self.starts[to as usize] == target {
                             self.calls.push((instruction.ip(), to));
                         } else {
-                            self.middles.push((from, to));
+                            self.middles.push((home, to));
                         }
                     }
                 }
@@ -699,11 +767,11 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             FlowControl::IndirectBranch => {
                 for &target in self.code.jump_table(instruction.ip()).unwrap_or(&[]) {
                     if let Some(to) = self.node_of(target)
-                        && to != from
+                        && to != home
                     {
                         self.link(from, Link::Jump(to));
                         if self.starts[to as usize] != target {
-                            self.middles.push((from, to));
+                            self.middles.push((home, to));
                         }
                     }
                 }
@@ -716,10 +784,40 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         if falls
             && gap.is_none()
             && let Some(to) = self.node_of(instruction.next_ip())
-            && to != from
+            && to != home
         {
             self.link(from, Link::Jump(to));
         }
+    }
+
+    /// Whether the address that a `lea` computes goes to `__tunable_get_val` as its third argument and
+    /// nowhere else.
+    fn is_for_tunable(&mut self, lea: &Instruction) -> bool {
+        if lea.code() != Opcode::Lea_r64_m || lea.op0_register() != Register::RDX {
+            return false;
+        }
+        let mut at = lea.next_ip();
+        for _ in 0..8 {
+            let Some(next) = self.code.decode(at) else { return false };
+            if next.flow_control() == FlowControl::Call && next.code() != Opcode::Syscall {
+                let slot = match next.op0_kind() {
+                    OpKind::NearBranch64 => self.stub(next.near_branch_target()),
+                    _ => Self::slot(&next).map(|(slot, _)| slot),
+                };
+                let target = slot.and_then(|slot| self.linkage.slots.get(&slot));
+                return matches!(target, Some(Target::Import(import))
+                    if self.linkage.imports[*import as usize].name == "__tunable_get_val");
+            }
+            let mut used = self.info.info(&next).used_registers().iter();
+            if next.flow_control() != FlowControl::Next
+                || self.code.is_target(at)
+                || used.any(|used| used.register().full_register() == Register::RDX)
+            {
+                return false;
+            }
+            at = next.next_ip();
+        }
+        false
     }
 
     /// Whether the address that a `lea` computes is compared with others and nothing else, such as
@@ -879,6 +977,25 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
     }
 }
 
+/// Before the name of a function of NSS, in [`Summary::strings`].
+pub(crate) const SERVICE: &str = "nss:";
+
+/// The functions of NSS's modules that are part of glibc (2.34 and later), with the names by which it finds
+/// them (`nss_module_functions`): `_nss_files_getpwnam_r` by `getpwnam_r`.
+fn services(linkage: &Linkage) -> HashMap<u64, String> {
+    let exports = &linkage.exports;
+    if !exports.iter().any(|export| export.name == "__nss_lookup_function") {
+        return HashMap::new();
+    }
+    let name = |full: &str| {
+        let (_, name) = full.strip_prefix("_nss_")?.split_once('_')?;
+        let is_function = ["get", "set", "end", "initgroups"].iter().any(|s| name.starts_with(s));
+        is_function.then(|| format!("{SERVICE}{name}"))
+    };
+    let services = exports.iter().filter(|export| export.is_code);
+    services.filter_map(|export| Some((export.address, name(&export.name)?))).collect()
+}
+
 /// How many bytes of a segment are the file's headers, which hold addresses for others to read.
 fn headers_len(segment: &[u8]) -> usize {
     let word = |at: usize| segment.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word));
@@ -901,14 +1018,25 @@ impl Summary {
         let nodes = self.nodes.len() as u32;
         let imports = self.imports.len() as u32;
         let is_link = |link: &Link| match link {
-            Link::Call(to) | Link::Jump(to) | Link::Taken(to) | Link::Data(to) => *to < nodes,
+            Link::Call(to)
+            | Link::Jump(to)
+            | Link::Taken(to)
+            | Link::Data(to)
+            | Link::Tunable(to) => *to < nodes,
+            Link::Guarded(to, guard) => *to < nodes && (*guard as usize) < self.guards.len(),
+            Link::TakenByName(to, name) => *to < nodes && (*name as usize) < self.strings.len(),
             Link::CallImport(to) | Link::TakeImport(to) | Link::CopyImport(to) => *to < imports,
         };
         let is_source = |source: &numbers::Source| match source {
             numbers::Source::Param(node, _) => *node < nodes,
             _ => true,
         };
-        self.code_nodes <= nodes
+        self.code_nodes <= self.first_part
+            && self.first_part <= nodes
+            && self.guards.iter().all(|guard| match guard {
+                Guard::Reached(by) => by.iter().all(|node| *node < nodes),
+                Guard::Value(values, _) => values.iter().all(|value| is_source(&value.0)),
+            })
             && self.nodes.iter().all(|node| {
                 node.links.iter().all(is_link)
                     && node.strings.iter().all(|n| (*n as usize) < self.strings.len())

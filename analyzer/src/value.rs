@@ -31,6 +31,8 @@ pub(crate) enum Place {
     Word(u64),
     /// In memory, so many bytes from the address that the word at this link-time address holds.
     Behind(u64, i32),
+    /// In the thread's variable that lies so many bytes after the first one of the file.
+    Thread(u64),
 }
 
 /// One of the things that a value may be.
@@ -39,6 +41,8 @@ pub(crate) enum Atom {
     Const(u64),
     /// What this place held at the function's first instruction.
     Param(Place),
+    /// These bits of it, the others zero.
+    Masked(Place, u64),
     /// The address so many bytes above `rsp` at the first instruction.
     StackAddress(i32),
 }
@@ -130,6 +134,17 @@ impl Value {
             Atom::Const(value) => Some(Atom::Const(value & 0xffff_ffff)),
             // Numbers and flags are 32 bits wide.
             Atom::Param(place) => Some(Atom::Param(place)),
+            Atom::Masked(place, mask) => Some(Atom::Masked(place, mask & 0xffff_ffff)),
+            Atom::StackAddress(_) => None,
+        })
+    }
+
+    /// These bits, the others zero.
+    fn masked(&self, mask: u64) -> Self {
+        self.map(|atom| match atom {
+            Atom::Const(value) => Some(Atom::Const(value & mask)),
+            Atom::Param(place) => Some(Atom::Masked(place, mask)),
+            Atom::Masked(place, other) => Some(Atom::Masked(place, other & mask)),
             Atom::StackAddress(_) => None,
         })
     }
@@ -154,9 +169,19 @@ impl Value {
                 let sum = i32::try_from(sum).ok().filter(|sum| sum.abs() < MAX_FRAME)?;
                 Some(Atom::StackAddress(sum))
             }
-            Atom::Param(_) => None,
+            Atom::Param(_) | Atom::Masked(..) => None,
         })
     }
+}
+
+/// What an instruction compared, for the branches after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Tested {
+    pub(crate) value: Value,
+    /// What the value was compared with.
+    pub(crate) constant: u64,
+    /// How many bytes of both.
+    pub(crate) size: usize,
 }
 
 /// What is known at one instruction.
@@ -169,6 +194,8 @@ pub(crate) struct State {
     escaped: i32,
     /// At [`Event::Store`], what is stored.
     stored: Value,
+    /// At [`Event::Branch`], what the branch depends on, if that is known.
+    tested: Option<Tested>,
 }
 
 impl State {
@@ -177,7 +204,13 @@ impl State {
             4 => Value::of(Atom::StackAddress(0)),
             _ => Value::of(Atom::Param(Place::Register(number as u8))),
         });
-        Self { registers, stack: BTreeMap::new(), escaped: i32::MAX, stored: Value::ANY }
+        Self {
+            registers,
+            stack: BTreeMap::new(),
+            escaped: i32::MAX,
+            stored: Value::ANY,
+            tested: None,
+        }
     }
 
     /// At the first instruction of a function to which callers pass these addresses.
@@ -214,7 +247,13 @@ impl State {
 
     fn unknown() -> Self {
         let registers = std::array::from_fn(|_| Value::ANY);
-        Self { registers, stack: BTreeMap::new(), escaped: i32::MIN, stored: Value::ANY }
+        Self {
+            registers,
+            stack: BTreeMap::new(),
+            escaped: i32::MIN,
+            stored: Value::ANY,
+            tested: None,
+        }
     }
 
     /// What the called function will find in `place`. `pushed` is 8 at a call, 0 at a jump.
@@ -226,8 +265,13 @@ impl State {
                 None => Value::ANY,
             },
             Place::Memory(number, offset) => self.behind(&self.register(number), offset),
-            Place::Word(_) | Place::Behind(..) => Value::of(Atom::Param(place)),
+            Place::Word(_) | Place::Behind(..) | Place::Thread(_) => Value::of(Atom::Param(place)),
         }
+    }
+
+    /// What a branch depends on.
+    pub(crate) fn tested(&self) -> Option<&Tested> {
+        self.tested.as_ref()
     }
 
     /// What is found so many bytes from the address that a value is.
@@ -341,6 +385,8 @@ pub(crate) enum Event {
     Jump(u64),
     /// A call or jump through the word at this address; bytes pushed.
     Through(u64, i32),
+    /// A conditional branch; [`State::tested`] is what it depends on.
+    Branch,
     /// A jump inside the function whose targets are not known.
     Lost,
     /// The word at this address is written; [`State::stored`] is what.
@@ -364,6 +410,8 @@ pub(crate) struct Interpreter<'c, 'i, 'a> {
     info: InstructionInfoFactory,
     /// Addresses inside functions that something takes: labels as values.
     labels: &'c [u64],
+    /// [`Linkage::thread_slots`](crate::linkage::Linkage::thread_slots).
+    threads: &'c BTreeMap<u64, u64>,
     /// Whether functions return, as far as that was asked.
     returns: HashMap<u64, bool>,
     /// Which registers functions may change, a bit each, as far as that was asked.
@@ -386,12 +434,14 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
         code: &'c Code<'i, 'a>,
         entries: &'c HashSet<u64>,
         labels: &'c [u64],
+        threads: &'c BTreeMap<u64, u64>,
     ) -> Self {
         Self {
             code,
             entries,
             info: InstructionInfoFactory::new(),
             labels,
+            threads,
             returns: HashMap::new(),
             changes: HashMap::new(),
             watched: Ranges::new(),
@@ -650,6 +700,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
         let mut seen = Vec::new();
         // What the instruction before compared: a register, and with what.
         let mut compared: Option<(usize, u64)> = None;
+        state.tested = None;
         loop {
             if !seen.is_empty() && at != root && self.entries.contains(&at) {
                 show(at, Event::Jump(at), &state);
@@ -686,6 +737,7 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                 FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => {
                     if instruction.op0_kind() == OpKind::NearBranch64 {
                         let target = instruction.near_branch_target();
+                        show(at, Event::Branch, &state);
                         let mut there = state.clone();
                         match (compared, instruction.mnemonic()) {
                             (Some((register, value)), Mnemonic::Je) => {
@@ -777,15 +829,53 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                         show(at, Event::Store(instruction.memory_displacement64()), &state);
                         state.stored = Value::ANY;
                     }
+                    let tested = self.tested(&instruction, &state);
                     self.step(&instruction, &mut state);
+                    if let Some(tested) = tested {
+                        state.tested = tested;
+                    }
                     if is_watching {
                         show(at, Event::Done, &state);
                     }
                 }
             }
+            if matches!(
+                instruction.flow_control(),
+                FlowControl::Call | FlowControl::IndirectCall | FlowControl::Interrupt
+            ) {
+                state.tested = None;
+            }
             compared = compared_with(&instruction);
             at = instruction.next_ip();
         }
+    }
+
+    /// What a branch behind this instruction depends on, if the instruction changes that.
+    fn tested(&self, instruction: &Instruction, state: &State) -> Option<Option<Tested>> {
+        if instruction.rflags_modified() == 0 {
+            return None;
+        }
+        let size = operand_size(instruction, 0);
+        let of = |value: Value, constant: u64| {
+            (value.atoms.is_some() && size > 0).then_some(Tested { value, constant, size })
+        };
+        let first = || self.operand(instruction, 0, state);
+        let second = || match self.operand(instruction, 1, state).only() {
+            Some(Atom::Const(value)) => Some(value),
+            _ => None,
+        };
+        Some(match instruction.mnemonic() {
+            Mnemonic::Cmp => second().and_then(|constant| of(first(), constant)),
+            Mnemonic::Test
+                if instruction.op1_kind() == OpKind::Register
+                    && instruction.op0_kind() == OpKind::Register
+                    && instruction.op0_register() == instruction.op1_register() =>
+            {
+                of(first(), 0)
+            }
+            Mnemonic::Test | Mnemonic::And => second().and_then(|mask| of(first().masked(mask), 0)),
+            _ => None,
+        })
     }
 
     fn operand(&self, instruction: &Instruction, index: u32, state: &State) -> Value {
@@ -797,12 +887,8 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                 match register.size() {
                     8 => value.clone(),
                     4 => value.low32(),
-                    size => value.map(|atom| match atom {
-                        Atom::Const(value) if !is_high(register) => {
-                            Some(Atom::Const(value & ((1 << (size * 8)) - 1)))
-                        }
-                        _ => None,
-                    }),
+                    _ if is_high(register) => Value::ANY,
+                    size => value.masked((1 << (size * 8)) - 1),
                 }
             }
             OpKind::Memory => {
@@ -814,6 +900,11 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                         4 => value.low32(),
                         _ => Value::ANY,
                     };
+                }
+                if let Some(place) = self.thread_variable(instruction, state)
+                    && matches!(size, 4 | 8)
+                {
+                    return Value::of(Atom::Param(place));
                 }
                 if !matches!(size, 4 | 8)
                     || instruction.memory_index() != Register::None
@@ -846,6 +937,18 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                 }
                 Err(_) => Value::ANY,
             },
+        }
+    }
+
+    /// The thread's variable that is the memory operand.
+    fn thread_variable(&self, instruction: &Instruction, state: &State) -> Option<Place> {
+        let is_plain = instruction.memory_segment() == Register::FS
+            && instruction.memory_index() == Register::None
+            && instruction.memory_displacement64() == 0;
+        let base = number_of(instruction.memory_base()).filter(|_| is_plain)?;
+        match state.registers[base].only()? {
+            Atom::Param(Place::Word(slot)) => self.threads.get(&slot).copied().map(Place::Thread),
+            _ => None,
         }
     }
 
@@ -973,6 +1076,9 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             (Mnemonic::Or, _, Some(Atom::Const(u64::MAX))) => return b,
             (Mnemonic::Or, _, Some(Atom::Const(0xffff_ffff))) if mask == 0xffff_ffff => return b,
             (Mnemonic::And, _, Some(Atom::Const(0))) => return b,
+            (Mnemonic::And, _, Some(Atom::Const(b))) if a.atoms.is_some() => {
+                return a.masked(b & mask);
+            }
             // Flags that are added in the kernel's part of a number: kept as they are.
             _ => {}
         }

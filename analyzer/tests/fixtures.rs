@@ -13,7 +13,7 @@ use hx_analyze::{
     cache::Cache,
     program::{Analysis, Request, analyse},
 };
-use hx_libraries::tree::HostTree;
+use hx_libraries::{nss::AsInImages, tree::HostTree};
 
 /// What the C sources start with: `syscall` instructions with the number in sight.
 const PRELUDE: &str = r#"
@@ -882,4 +882,152 @@ fn a_table_that_another_library_fills() {
         assert_eq!(analysis.is_complete(), is_known, "{load}: {:?}", analysis.unresolved);
         assert!(analysis.names().contains("getuid"), "{load}: {:?}", analysis.names());
     }
+}
+
+/// A program of the C library and a shared library, compiled with these flags.
+fn with_library(fixture: &Fixture, library: &str, flags: &[&str], program: &str) -> Analysis {
+    let all = [&["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libone.so"], flags].concat();
+    fixture.compile("libone.so", library, &all);
+    let source = format!("void start(void) {{}} {program}");
+    let file = fixture.compile("main", &source, &["-nostartfiles", "-L.", "-lone", "-Wl,-e,main"]);
+    analysed_with(&Cache::open(), &file, Some(fixture.dir.path()))
+}
+
+#[test]
+fn what_only_a_variable_of_a_thread_leads_to() {
+    let fixture = Fixture::new();
+    let set = "static __thread void *state;
+               KEEP void set(void *new) { state = new; }
+               KEEP void leave(void) { if (state) { CALL(151); state = 0; } }";
+    let (exec, dynamic) = (["-ftls-model=initial-exec"], ["-ftls-model=global-dynamic"]);
+    let found = |library: &str, flags: &[&str], program: &str| {
+        with_library(&fixture, library, flags, program).names().contains("mlockall")
+    };
+    let leaves = "void leave(void); int main(void) { leave(); return 0; }";
+    assert!(!found(set, &exec, leaves));
+    let sets = "void leave(void), set(void *); int main(void) { set(main); leave(); return 0; }";
+    assert!(found(set, &exec, sets));
+    // Somebody may take its address and store there, whether he does or not.
+    let taken = format!("{set} KEEP void *where(void) {{ return &state; }}");
+    assert!(found(&taken, &exec, leaves));
+    // It is found otherwise.
+    assert!(found(set, &dynamic, leaves));
+    // Others find it by its name.
+    assert!(found(&set.replace("static", ""), &exec, leaves));
+    // It holds something at first.
+    let full =
+        set.replace("static", "void set(void *); static").replace("*state;", "*state = set;");
+    assert!(found(&full, &exec, leaves));
+    // There is another way to what it leads to.
+    let other = set.replace("if (state)", "if (argument || state)");
+    assert!(found(&other, &exec, leaves));
+}
+
+#[test]
+fn what_lies_beside_the_place_of_a_variable_of_a_thread() {
+    let fixture = Fixture::new();
+    let library = "static __thread long state; extern long other(void);
+                   KEEP long next(void) { return state++; }
+                   KEEP void *unused(void) { return other; }";
+    let program = "long next(void); __attribute__((visibility(\"default\"))) long other(void) { return CALL(151); }
+                   int main(void) { return next(); }";
+    let names = with_library(&fixture, library, &["-ftls-model=global-dynamic"], program).names();
+    assert!(!names.contains("mlockall"), "{names:?}");
+    let program = program
+        .replace("next()", "next() + (long)unused()")
+        .replace("long next", "void *unused(void); long next");
+    let names = with_library(&fixture, library, &["-ftls-model=global-dynamic"], &program).names();
+    assert!(names.contains("mlockall"), "{names:?}");
+}
+
+#[test]
+fn tunables_that_nobody_sets() {
+    let fixture = Fixture::new();
+    let library =
+        "KEEP void __tunable_get_val(int id, void *value, void (*f)(void *)) { argument = id; }
+                   KEEP void other(int id, void *value, void (*f)(void *)) { argument = id; }";
+    let program = "void __tunable_get_val(int, void *, void *); void other(int, void *, void *);
+                   KEEP void callback(void *v) { CALL(151); }
+                   int main(void) { __tunable_get_val(1, 0, callback); return 0; }";
+    let names = with_library(&fixture, library, &[], program).names();
+    assert!(!names.contains("mlockall"), "{names:?}");
+    let elsewhere = program.replace("{ __tun", "{ other(2, 0, callback); __tun");
+    let names = with_library(&fixture, library, &[], &elsewhere).names();
+    assert!(names.contains("mlockall"), "{names:?}");
+    fixture.compile(
+        "main",
+        &format!("void start(void) {{}} {program}"),
+        &["-nostartfiles", "-L.", "-lone", "-Wl,-e,main"],
+    );
+    let request = Request {
+        program: fixture.dir.path().join("main"),
+        library_path: Some(fixture.dir.path().as_os_str().to_owned()),
+        variables: BTreeSet::from(["GLIBC_TUNABLES".to_owned()]),
+        ..Request::default()
+    };
+    let names = analyse(&HostTree::new("/"), &Cache::open(), &request).unwrap().names();
+    assert!(names.contains("mlockall"), "{names:?}");
+}
+
+/// The calls of a program that is linked with the host's C library.
+fn of_c(fixture: &Fixture, cache: &Cache, source: &str, variables: &[&str]) -> BTreeSet<String> {
+    let file = fixture.dir.path().join("c.c");
+    let output = fixture.dir.path().join("c");
+    fs::write(&file, source).unwrap();
+    let mut gcc = Command::new("gcc");
+    let status = gcc.args(["-O2", "-w", "-o"]).args([&output, &file]).status().unwrap();
+    assert!(status.success());
+    let request = Request {
+        program: output,
+        variables: variables.iter().map(|name| (*name).to_owned()).collect(),
+        ..Request::default()
+    };
+    analyse(&AsInImages(HostTree::new("/")), cache, &request).unwrap().names()
+}
+
+#[test]
+fn what_of_the_c_library_a_program_can_reach() {
+    let fixture = Fixture::new();
+    let cache = Cache::open();
+    let of = |source: &str, variables: &[&str]| of_c(&fixture, &cache, source, variables);
+    let has = |names: &BTreeSet<String>, call: &str| names.contains(call);
+
+    // The priority of a thread changes only where a mutex may have PTHREAD_PRIO_PROTECT.
+    let mutex = "#include <pthread.h>
+                 pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER; pthread_mutexattr_t a;
+                 int main(void) { SET pthread_mutex_lock(&m); return pthread_mutex_unlock(&m); }";
+    let plain = of(&mutex.replace("SET", ""), &[]);
+    assert!(!has(&plain, "sched_setscheduler") && has(&plain, "futex"), "{plain:?}");
+    let set = "pthread_mutexattr_setprotocol(&a, PTHREAD_PRIO_PROTECT);
+               pthread_mutex_init(&m, &a);";
+    assert!(has(&of(&mutex.replace("SET", set), &[]), "sched_setscheduler"));
+    let by_name = "#define _GNU_SOURCE\n#include <dlfcn.h>
+                   #include <pthread.h>
+                   pthread_mutex_t m; pthread_mutexattr_t a;
+                   int main(void) { int (*f)() = dlsym(RTLD_DEFAULT, \"pthread_mutexattr_setprotocol\");
+                   f(&a, 2); pthread_mutex_init(&m, &a); return pthread_mutex_lock(&m); }";
+    assert!(has(&of(by_name, &[]), "sched_setscheduler"));
+
+    // Profiling is asked for by a variable.
+    let nothing = "int main(void) { return 0; }";
+    assert!(!has(&of(nothing, &[]), "setitimer"));
+    assert!(has(&of(nothing, &["LD_PROFILE"]), "setitimer"));
+    let timer = "#include <sys/time.h>\nint main(void) { return setitimer(0, 0, 0); }";
+    assert!(has(&of(timer, &[]), "setitimer"));
+
+    // The module of NSS for names of hosts is not needed for users.
+    let users = "#include <pwd.h>\nint main(void) { return getpwnam(\"root\")->pw_uid; }";
+    let users = of(users, &[]);
+    assert!(!has(&users, "sendmmsg") && has(&users, "openat"), "{users:?}");
+    let hosts = "#include <netdb.h>\nint main(void) { return !gethostbyname(\"localhost\"); }";
+    assert!(has(&of(hosts, &[]), "sendmmsg"));
+
+    // A thread that ends tidies up for RPC only where RPC was used.
+    let thread = "#include <pthread.h>\nstatic void *run(void *p) { RUN return p; }
+                  int main(void) { pthread_t t; return pthread_create(&t, 0, run, 0); }";
+    assert!(!has(&of(&thread.replace("RUN", ""), &[]), "bind"));
+    // Only an older version of this is left, for programs that were linked before.
+    let old =
+        "extern void svc_run(void); __asm__(\".symver svc_run,svc_run@GLIBC_2.2.5\"); svc_run();";
+    assert!(has(&of(&thread.replace("RUN", old), &[]), "bind"));
 }

@@ -5,6 +5,7 @@
 //! `cargo xtask kernel --parts` has compiled, and kept by what it was made from.
 
 use std::{
+    collections::BTreeSet,
     env,
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -199,6 +200,7 @@ fn kept_answer(settings: &Settings, prepared: &Prepared) -> Result<Option<PathBu
     // The image is named by its content.
     (&prepared.root.path, prepared.root.len, &prepared.program).hash(&mut hasher);
     LINKER_VARIABLES.map(|name| variable(settings, name)).hash(&mut hasher);
+    variables(settings).hash(&mut hasher);
     Ok(Some(Cache::open()?.path(&format!("{:016x}.calls", hasher.finish()))))
 }
 
@@ -208,6 +210,12 @@ const LINKER_VARIABLES: [&str; 2] = ["LD_LIBRARY_PATH", "LD_PRELOAD"];
 fn variable(settings: &Settings, name: &str) -> Option<OsString> {
     let found = settings.env.iter().rfind(|(key, _)| key.as_os_str() == OsStr::new(name));
     found.map(|(_, value)| value.clone())
+}
+
+/// Names of the program's variables that the dynamic linker and the C library read when they start.
+fn variables(settings: &Settings) -> BTreeSet<String> {
+    let names = settings.env.iter().map(|(name, _)| name.to_string_lossy().into_owned());
+    names.filter(|name| hx_analyze::program::is_read_at_start(name)).collect()
 }
 
 fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
@@ -220,8 +228,13 @@ fn analyse_image(settings: &Settings, prepared: &Prepared) -> Result<Reach> {
         .map_err(|error| Error::Machine(format!("the root image is damaged: {error}")))?;
     let summaries = if settings.no_cache { Summaries::none() } else { Summaries::open() };
     let [library_path, preload] = LINKER_VARIABLES.map(|name| variable(settings, name));
-    let mut request =
-        Request { program: prepared.program.clone(), library_path, preload, ..Request::default() };
+    let mut request = Request {
+        program: prepared.program.clone(),
+        library_path,
+        preload,
+        variables: variables(settings),
+        ..Request::default()
+    };
     others(&tree, Path::new("/"), &mut request);
     let analysis = analyse(&tree, &summaries, &request)
         .map_err(|error| Error::Usage(format!("cannot be analysed: {error:#}")))?;

@@ -243,6 +243,7 @@ impl Walk<'_, '_, '_, '_> {
 
     fn event(&mut self, at: u64, event: Event, state: &State) {
         match event {
+            Event::Branch => {}
             Event::Instruction => self.before(at, state),
             Event::Done => self.after(at, state),
             Event::Call(target) => {

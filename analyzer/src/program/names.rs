@@ -109,7 +109,7 @@ impl Linking<'_> {
         let imports = self.analysis.files[file as usize].summary.imports.len() as u32;
         let bound: BTreeSet<At> = (0..imports).flat_map(|import| self.bind(file, import)).collect();
         let files = &self.analysis.files;
-        let is_code = |at: &&At| at.1 < files[at.0 as usize].summary.code_nodes;
+        let is_code = |at: &&At| files[at.0 as usize].summary.is_code(at.1);
         bound.iter().filter(is_code).map(|at| at.0).collect()
     }
 }
