@@ -83,6 +83,8 @@ pub struct Tasks {
 
 impl System {
     /// A system without processes.
+    // It is made on the stack, where it takes 20 KiB: not in the frame of who loads the program then.
+    #[cfg_attr(feature = "parts", inline(never))]
     #[must_use]
     pub fn new(config: RunConfig) -> Arc<Self> {
         let host = config.hostname.clone().into_bytes();

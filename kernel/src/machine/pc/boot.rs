@@ -9,6 +9,9 @@
 
 use core::arch::global_asm;
 
+/// Bytes of the boot's stack: 29 KiB of it are used, 31 of the full kernel's.
+const STACK_LEN: usize = if cfg!(feature = "parts") { 36 << 10 } else { 48 << 10 };
+
 global_asm!(
     r#"
     .section .note.pvh, "a", @note
@@ -102,9 +105,10 @@ boot_pml4: .skip 4096
 boot_pdpt: .skip 4096
 boot_pd:   .skip 4096
     .global boot_stack_start
-boot_stack_start: .skip 49152  // 31 KiB are used
+boot_stack_start: .skip {stack_len}
 boot_stack_end:
     "#,
     base = const super::paging::KERNEL_BASE,
     main = sym crate::kernel_main,
+    stack_len = const STACK_LEN,
 );
