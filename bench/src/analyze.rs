@@ -2,9 +2,11 @@
 
 mod kernels;
 mod loupe;
+mod suites;
 mod workloads;
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -38,6 +40,10 @@ pub(crate) struct Options {
     /// Leave out the programs: only the kernels.
     #[arg(long, conflicts_with = "no_kernels")]
     no_programs: bool,
+    /// Trace the applications in their own test suites too. The sources are kept in this folder, and fetched by
+    /// apt-get; nginx's have to be there: a clone of github.com/nginx/nginx-tests. Takes an hour.
+    #[arg(long, value_name = "DIR")]
+    suites: Option<PathBuf>,
     /// Compare with a copy of the data set github.com/unikraft/loupedb too.
     #[arg(long, value_name = "DIR")]
     loupe: Option<PathBuf>,
@@ -67,6 +73,8 @@ struct Row {
 pub(crate) struct Report {
     programs: Vec<Row>,
     applications: Vec<Row>,
+    /// Applications in their own test suites.
+    suites: Vec<Row>,
     loupe: Vec<loupe::Row>,
     kernels: Vec<kernels::Row>,
 }
@@ -85,25 +93,39 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     for command in workloads::COMMANDS {
         let program = command.split_whitespace().next().unwrap_or_default();
         if is_wanted(program) {
-            programs.push(survey(command, Path::new(program), &format!("$TRACE {command}"))?);
+            let seen = seen(command, &format!("$TRACE {command}"))?;
+            programs.push(row(command, Path::new(program), &seen)?);
         }
     }
-    let mut applications = Vec::new();
+    let (mut applications, mut suites) = (Vec::new(), Vec::new());
     for (program, script) in workloads::APPLICATIONS {
         if is_wanted(program) {
-            applications.push(survey(program, Path::new(program), script)?);
+            let seen = seen(program, script)?;
+            applications.push(row(program, Path::new(program), &seen)?);
+            let suite = suites::SUITES.iter().find(|suite| suite.program == *program);
+            if let (Some(folder), Some(suite)) = (&options.suites, suite) {
+                eprintln!("hx-bench: {program} in its test suite");
+                if let Some(seen) = suite.trace(folder, &seen)? {
+                    suites.push(row(program, Path::new(program), &seen)?);
+                }
+            }
         }
     }
     let loupe = options.loupe.as_deref().map_or(Ok(Vec::new()), loupe::measure)?;
     let kernels = if options.no_kernels { Vec::new() } else { kernels::measure()? };
-    Ok(Report { programs, applications, loupe, kernels })
+    Ok(Report { programs, applications, suites, loupe, kernels })
 }
 
-fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
+/// The calls that a workload makes.
+fn seen(command: &str, script: &str) -> Result<BTreeSet<String>> {
     eprintln!("hx-bench: {command}");
-    let seen = trace(script).with_context(|| command.to_owned())?;
-    let seen = calls(&seen);
+    let seen = calls(&trace(script).with_context(|| command.to_owned())?);
     ensure!(!seen.is_empty(), "{command}: strace saw nothing");
+    Ok(seen)
+}
+
+/// What the analysis finds beside what was seen.
+fn row(command: &str, program: &Path, seen: &BTreeSet<String>) -> Result<Row> {
     let request = Request { program: program.to_owned(), ..Request::default() };
     let (tree, cache) = (AsInImages(HostTree::new("/")), Cache::open());
     analyse(&tree, &cache, &request).with_context(|| command.to_owned())?;
@@ -111,7 +133,7 @@ fn survey(command: &str, program: &Path, script: &str) -> Result<Row> {
     let analysis = analyse(&tree, &cache, &request)?;
     let took = begin.elapsed();
     let found = analysis.names();
-    let comparison = Comparison::new(&found, &seen);
+    let comparison = Comparison::new(&found, seen);
     Ok(Row {
         command: command.to_owned(),
         found: found.len(),
@@ -142,8 +164,18 @@ fn trace(script: &str) -> Result<String> {
     shell.arg(script).env("SERVICES", services).current_dir(folder.path()).process_group(0);
     shell.env("TRACE", "strace -f -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = shell.spawn().context("unshare cannot be started; install util-linux")?;
-    let end = Instant::now() + LIMIT;
+    wait(&mut shell, LIMIT).context("unshare cannot be started; install util-linux")?;
+    let log: PathBuf = folder.path().join("log");
+    let log = fs::read(&log);
+    let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
+    let log = String::from_utf8_lossy(&log).into_owned();
+    Ok(log.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
+}
+
+/// Runs a command with a process group of its own, which is killed after some time.
+fn wait(command: &mut Command, limit: Duration) -> std::io::Result<()> {
+    let mut child = command.spawn()?;
+    let end = Instant::now() + limit;
     while child.try_wait()?.is_none() {
         if Instant::now() > end {
             // The group is the child's own.
@@ -154,11 +186,7 @@ fn trace(script: &str) -> Result<String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let log: PathBuf = folder.path().join("log");
-    let log = fs::read(&log);
-    let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
-    let log = String::from_utf8_lossy(&log).into_owned();
-    Ok(log.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
+    Ok(())
 }
 
 impl fmt::Display for Row {
@@ -203,6 +231,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         table(f, &self.programs, "command")?;
         table(f, &self.applications, "application")?;
+        table(f, &self.suites, "in its test suite")?;
         loupe::table(f, &self.loupe)?;
         kernels::table(f, &self.kernels)
     }
@@ -211,6 +240,10 @@ impl fmt::Display for Report {
 impl Report {
     /// Whether a call was seen that was not found.
     pub(crate) fn has_missed(&self) -> bool {
-        self.programs.iter().chain(&self.applications).any(|row| !row.missed.is_empty())
+        self.programs
+            .iter()
+            .chain(&self.applications)
+            .chain(&self.suites)
+            .any(|row| !row.missed.is_empty())
     }
 }
