@@ -93,8 +93,13 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     for command in workloads::COMMANDS {
         let program = command.split_whitespace().next().unwrap_or_default();
         if is_wanted(program) {
-            let seen = seen(command, &format!("$TRACE {command}"))?;
+            let seen = seen(program, &format!("$TRACE {command}"))?;
             programs.push(row(command, Path::new(program), &seen)?);
+        }
+    }
+    for (program, script) in workloads::SCRIPTS {
+        if is_wanted(program) {
+            programs.push(row(program, Path::new(program), &seen(program, script)?)?);
         }
     }
     let (mut applications, mut suites) = (Vec::new(), Vec::new());
@@ -116,17 +121,24 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     Ok(Report { programs, applications, suites, loupe, kernels })
 }
 
-/// The calls that a workload makes.
-fn seen(command: &str, script: &str) -> Result<BTreeSet<String>> {
-    eprintln!("hx-bench: {command}");
-    let seen = calls(&trace(script).with_context(|| command.to_owned())?);
-    ensure!(!seen.is_empty(), "{command}: strace saw nothing");
+/// The calls that a program makes in a workload.
+fn seen(program: &str, script: &str) -> Result<BTreeSet<String>> {
+    eprintln!("hx-bench: {program}");
+    let log = trace(script).with_context(|| program.to_owned())?;
+    let name = Path::new(program).file_name().unwrap_or_default();
+    let seen = calls(&suites::own_lines(&log, name));
+    ensure!(!seen.is_empty(), "{program}: strace saw nothing");
     Ok(seen)
 }
 
 /// What the analysis finds beside what was seen.
 fn row(command: &str, program: &Path, seen: &BTreeSet<String>) -> Result<Row> {
-    let request = Request { program: program.to_owned(), ..Request::default() };
+    let mut also = Vec::new();
+    for (_, folders) in workloads::MODULES.iter().filter(|(of, _)| Path::new(of) == program) {
+        folders.iter().for_each(|folder| collect(Path::new(folder), &mut also));
+    }
+    also.retain(|path| path.extension().is_some_and(|extension| extension == "so"));
+    let request = Request { program: program.to_owned(), also, ..Request::default() };
     let (tree, cache) = (AsInImages(HostTree::new("/")), Cache::open());
     analyse(&tree, &cache, &request).with_context(|| command.to_owned())?;
     let begin = Instant::now();
@@ -147,8 +159,15 @@ fn row(command: &str, program: &Path, seen: &BTreeSet<String>) -> Result<Row> {
     })
 }
 
-/// Runs a script whose `$TRACE` is strace, with the `nsswitch.conf` of hermit-run's images; what strace wrote,
-/// without its own `execve`.
+/// The files below a folder; none where it cannot be read.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { collect(&path, files) } else { files.push(path) }
+    }
+}
+
+/// Runs a script whose `$TRACE` is strace, with the `nsswitch.conf` of hermit-run's images; what strace wrote.
 fn trace(script: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("t"), "b\na\nc\n".repeat(50))?;
@@ -162,14 +181,13 @@ fn trace(script: &str) -> Result<String> {
     shell.args(["--mount", "/bin/sh", "-c"]);
     shell.arg(r#"mount --bind "$SERVICES" "$0" && exec /bin/sh -c "$1""#).arg(nss::CONFIGURATION);
     shell.arg(script).env("SERVICES", services).current_dir(folder.path()).process_group(0);
-    shell.env("TRACE", "strace -f -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    shell.env("TRACE", "strace -f -A -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     wait(&mut shell, LIMIT).context("unshare cannot be started; install util-linux")?;
     let log: PathBuf = folder.path().join("log");
     let log = fs::read(&log);
     let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
-    let log = String::from_utf8_lossy(&log).into_owned();
-    Ok(log.split_once('\n').map_or(String::new(), |(_, rest)| rest.to_owned()))
+    Ok(String::from_utf8_lossy(&log).into_owned())
 }
 
 /// Runs a command with a process group of its own, which is killed after some time.

@@ -21,6 +21,8 @@ use hx_analyze::{
 use hx_libraries::{nss::AsInImages, tree::HostTree};
 use serde::Serialize;
 
+use super::collect;
+
 /// Applications: name in the data set, program here. The first six are those that B-Side was evaluated
 /// with.
 const APPLICATIONS: &[(&str, &str)] = &[
@@ -91,14 +93,6 @@ pub(crate) fn measure(folder: &Path) -> Result<Vec<Row>> {
     }
     ensure!(!rows.is_empty(), "{} is no copy of unikraft/loupedb", folder.display());
     Ok(rows)
-}
-
-/// The files below a folder; none where it cannot be read.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() { collect(&path, files) } else { files.push(path) }
-    }
 }
 
 /// The calls that any of the files of this name says are used.

@@ -145,9 +145,7 @@ impl Suite {
         for entry in fs::read_dir(&logs)? {
             let log = fs::read(entry?.path())?;
             let log = String::from_utf8_lossy(&log);
-            // The first line is strace's own.
-            let rest = log.split_once('\n').map_or("", |(_, rest)| rest);
-            seen.extend(calls(&own_lines(rest, name)));
+            seen.extend(calls(&own_lines(&log, name)));
         }
         ensure!(!seen.is_empty(), "{program}: its suite has not started it, see {source}.log");
         seen.extend(known.iter().cloned());
@@ -213,8 +211,9 @@ fn fetch(folder: &Path, source: &str) -> Result<Option<PathBuf>> {
     Ok(unpacked(folder))
 }
 
-/// The lines of a log of `strace -f` that are not of other programs, which processes have executed.
-fn own_lines(log: &str, program: &OsStr) -> String {
+/// The lines of a log of `strace -f` that are neither of other programs, which processes have executed, nor the
+/// `execve` by which strace starts the program.
+pub(super) fn own_lines(log: &str, program: &OsStr) -> String {
     let parts = || log.lines().filter_map(|line| line.split_once(' '));
     let parts = || parts().map(|(process, rest)| (process, rest.trim_start()));
     let mut parents: HashMap<&str, &str> = HashMap::new();
@@ -231,10 +230,12 @@ fn own_lines(log: &str, program: &OsStr) -> String {
     let mut executed: HashMap<&str, &str> = HashMap::new();
     let mut own = String::new();
     for (process, rest) in parts() {
-        if known.insert(process)
-            && parents.get(process).is_some_and(|parent| others.contains(parent))
-        {
-            others.insert(process);
+        if known.insert(process) {
+            match parents.get(process) {
+                Some(parent) if others.contains(parent) => _ = others.insert(process),
+                None if rest.starts_with("execve(") => continue,
+                _ => {}
+            }
         }
         let is_other = others.contains(process);
         if let Some(arguments) = rest.strip_prefix("execve(") {
@@ -264,7 +265,8 @@ mod tests {
 
     #[test]
     fn what_other_programs_do_does_not_count() {
-        let log = r#"10 socket(AF_INET, SOCK_STREAM, 0) = 3
+        let log = r#"10 execve("/usr/sbin/server", ["server"], 0x1) = 0
+10 socket(AF_INET, SOCK_STREAM, 0) = 3
 10 vfork( <unfinished ...>
 11  dup2(3, 0) = 0
 11  execve("/bin/sh", ["sh"], 0x1 <unfinished ...>
