@@ -167,11 +167,24 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Runs a script whose `$TRACE` is strace, with the `nsswitch.conf` of hermit-run's images; what strace wrote.
+/// Runs a script whose `$TRACE` is strace; what strace wrote.
 fn trace(script: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     fs::write(folder.path().join("t"), "b\na\nc\n".repeat(50))?;
-    let services = folder.path().join(".nsswitch.conf");
+    let mut shell = shell(script, folder.path())?;
+    shell.current_dir(folder.path()).env("TRACE", "strace -f -A -o log");
+    shell.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    shell.stdout(Stdio::null()).stderr(Stdio::null());
+    wait(&mut shell, LIMIT)?;
+    let log: PathBuf = folder.path().join("log");
+    let log = fs::read(&log);
+    let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
+    Ok(String::from_utf8_lossy(&log).into_owned())
+}
+
+/// A shell that runs a script with the `nsswitch.conf` of hermit-run's images, which is put into `folder`.
+fn shell(script: &str, folder: &Path) -> Result<Command> {
+    let services = folder.join(".nsswitch.conf");
     fs::write(&services, nss::OF_IMAGES)?;
     // A mount namespace of its own; without root's rights it takes a user namespace as well.
     let mut shell = Command::new("unshare");
@@ -180,19 +193,13 @@ fn trace(script: &str) -> Result<String> {
     }
     shell.args(["--mount", "/bin/sh", "-c"]);
     shell.arg(r#"mount --bind "$SERVICES" "$0" && exec /bin/sh -c "$1""#).arg(nss::CONFIGURATION);
-    shell.arg(script).env("SERVICES", services).current_dir(folder.path()).process_group(0);
-    shell.env("TRACE", "strace -f -A -o log").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    wait(&mut shell, LIMIT).context("unshare cannot be started; install util-linux")?;
-    let log: PathBuf = folder.path().join("log");
-    let log = fs::read(&log);
-    let log = log.context("strace has left no log: is it installed, may unshare(1) be used?")?;
-    Ok(String::from_utf8_lossy(&log).into_owned())
+    shell.arg(script).env("SERVICES", services).process_group(0).stdin(Stdio::null());
+    Ok(shell)
 }
 
 /// Runs a command with a process group of its own, which is killed after some time.
-fn wait(command: &mut Command, limit: Duration) -> std::io::Result<()> {
-    let mut child = command.spawn()?;
+fn wait(command: &mut Command, limit: Duration) -> Result<()> {
+    let mut child = command.spawn().context("unshare cannot be started; install util-linux")?;
     let end = Instant::now() + limit;
     while child.try_wait()?.is_none() {
         if Instant::now() > end {

@@ -7,16 +7,16 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ffi::OsStr,
     fs,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use hx_analyze::trace::calls;
 
-use super::wait;
+use super::{shell, wait};
 
 /// One suite.
 pub(super) struct Suite {
@@ -135,9 +135,8 @@ impl Suite {
         );
         fs::write(&server, script)?;
         fs::set_permissions(&server, fs::Permissions::from_mode(0o755))?;
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", self.script]).env("SERVER", &server).current_dir(&unpacked);
-        shell.stdin(Stdio::null()).process_group(0);
+        let mut shell = shell(self.script, work.path())?;
+        shell.env("SERVER", &server).current_dir(&unpacked);
         let output = fs::File::create(folder.join(format!("{source}.log")))?;
         shell.stdout(output.try_clone()?).stderr(output);
         wait(&mut shell, LIMIT)?;

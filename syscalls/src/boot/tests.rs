@@ -104,6 +104,21 @@ fn aux(auxv: &[(u64, u64)], key: u32) -> u64 {
 
 const FILE: u32 = linux::S_IFREG | 0o755;
 
+#[test]
+fn a_machine_without_room_for_its_first_files_says_what_to_do() {
+    let machine = Machine::new();
+    machine.make_current();
+    machine.set_total_frames(machine.frames_in_use() + 32);
+    let image: &'static [u8] = Box::leak(archive(&[]).into_boxed_slice());
+    machine.set_image(image.to_owned());
+    let refused =
+        boot(config("/program", &["program"]), &[Archive { bytes: image }]).err().unwrap();
+    assert_eq!(
+        refused.to_string(),
+        "the devices cannot be set up: it does not fit into memory: give it more with -m"
+    );
+}
+
 fn config(program: &str, argv: &[&str]) -> RunConfig {
     RunConfig {
         program: program.into(),

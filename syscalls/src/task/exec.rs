@@ -70,7 +70,8 @@ pub(crate) fn describe(errno: Errno) -> &'static str {
         Errno::EACCES => "it is not an executable file (permission denied)",
         Errno::ENOTDIR => "a part of the path is not a directory",
         Errno::ENOEXEC => "it is neither an ELF program nor a #! script",
-        Errno::ENOMEM => "it does not fit into memory: give it more with -m",
+        // Files that are written are kept in memory, too.
+        Errno::ENOMEM | Errno::ENOSPC => "it does not fit into memory: give it more with -m",
         Errno::ELOOP => "too many symbolic links or interpreters",
         Errno::ENAMETOOLONG => "its path is too long",
         Errno::E2BIG => "its arguments and environment take too much room",
