@@ -488,6 +488,14 @@ impl TestProcess {
         thread
     }
 
+    /// A thread of another process, which has no memory: for a host thread that waits while the first one runs. A
+    /// thread is where its waits are, so that two host threads must not be one.
+    #[must_use]
+    pub fn other_thread(&self) -> Arc<Thread> {
+        let system = self.thread.process.system.clone();
+        Thread::first(system, FdTable::new(), Credentials::new(0, 0))
+    }
+
     /// Its address space.
     #[must_use]
     pub fn space(&self) -> Arc<AddressSpace> {

@@ -56,7 +56,7 @@ fn a_reader_waits_for_a_writer() {
     let process = TestProcess::new();
     let file = EventFd::new(0, Mode::Counter);
     let other = file.clone();
-    let app = process.thread.clone();
+    let app = process.other_thread();
     let reader = start(move || {
         let mut to = KernelBuffer::new(8);
         other.read(Io { thread: &app, flags: 0 }, &mut to, 0).map(|_| u64::decode(&to.bytes))

@@ -176,7 +176,7 @@ fn threads_wait_for_one_another() {
     let (reader, writer) = (fixture.reader.clone(), fixture.writer.clone());
     let sent: Vec<u8> = (0..300_000u32).map(|i| (i % 251) as u8).collect();
     let expected = sent.clone();
-    let app = fixture.process.thread.clone();
+    let app = fixture.process.other_thread();
     let thread = start(move || {
         let io = Io { thread: &app, flags: 0 };
         let result = writer.write(io, &mut &sent[..], 0);
@@ -215,7 +215,7 @@ fn opening_a_fifo_waits_for_the_other_end() {
     both.release();
 
     let other = fifo.clone();
-    let app = process.thread.clone();
+    let app = process.other_thread();
     let thread = start(move || other.open_named(linux::O_RDONLY, &app).map(|file| file.ends()));
     let writer = run_as(&process.thread, |ctx| fifo.open_named(linux::O_WRONLY, ctx.thread));
     assert!(writer.is_ok());
