@@ -162,7 +162,8 @@ a, b = socket.socketpair(); a.sendall(b"x"); b.recv(1); socket.getaddrinfo("loca
 db = sqlite3.connect("p.db"); db.execute("create table t(a)"); db.execute("insert into t values(1)"); db.commit(); ssl.create_default_context()
 resource.getrusage(0); resource.getrlimit(7); os.urandom(9); os.getloadavg(); os.sched_getaffinity(0); os.nice(0); os.getgroups(); os.pipe(); os.umask(0o22); os.uname(); os.times()
 END
-        $TRACE python3 p.py; $TRACE python3 -m http.server -b 127.0.0.1 27110 & sleep 2; curl -s -o /dev/null http://127.0.0.1:27110/t; kill -INT $(pidof python3); wait"#,
+        $TRACE python3 p.py; timeout 3 $TRACE python3 -m http.server -b 127.0.0.1 27110 &
+        until curl -sf -o /dev/null http://127.0.0.1:27110/t; do sleep 0.2; done; wait"#,
     ),
     (
         "/usr/bin/openssl",
@@ -231,7 +232,7 @@ $(file >w,x)
     ),
     (
         "/usr/bin/gpg",
-        "mkdir -m 700 g; export GNUPGHOME=$PWD/g; $TRACE gpg --batch --passphrase '' --quick-gen-key a@b; $TRACE gpg --batch -s t; $TRACE gpg --verify t.gpg; $TRACE gpg --batch --trust-model always \
+        "mkdir -m 700 g; export GNUPGHOME=$PWD/g; gpgconf --launch gpg-agent; $TRACE gpg --batch --passphrase '' --quick-gen-key a@b; $TRACE gpg --batch -s t; $TRACE gpg --verify t.gpg; $TRACE gpg --batch --trust-model always \
          -r a@b -e -o e t; $TRACE gpg --batch -d e; $TRACE gpg -k; $TRACE gpg --export -a; $TRACE gpg --print-md sha256 t; gpgconf --kill all",
     ),
     (
