@@ -111,12 +111,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         // With the reasons of panics go 44 KiB: their texts, and all code that formats them.
         begin(&"panic");
         let mut text = Text::new();
-        let _ = text.write_str(if heap::has_failed() {
-            "kernel panic after memory ran out: give the virtual machine more with -m"
+        if heap::has_failed() {
+            // Where it was noticed is no help to the user.
+            let _ = text.write_str("kernel out of memory: give the virtual machine more with -m");
         } else {
-            "kernel panic"
-        });
-        backtrace(machine::frame_pointer(), &mut text);
+            let _ = text.write_str("kernel panic");
+            backtrace(machine::frame_pointer(), &mut text);
+        }
         last_words(&text)
     }
     begin(info);

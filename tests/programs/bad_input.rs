@@ -36,7 +36,10 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
             task.options = ["-m", "2M"].map(str::to_owned).to_vec();
             refused(&task, "2M")
         }),
-        ("too-little-memory-for-names", too_little_memory_for_names),
+        ("too-little-memory-for-names", || too_little_memory_for_names(&[])),
+        ("too-little-memory-for-names-specialised", || {
+            too_little_memory_for_names(&["--specialise"])
+        }),
         ("nonsense-memory", || {
             let mut task = Task::new(["/bin/busybox", "true"]);
             task.options = ["-m", "lots"].map(str::to_owned).to_vec();
@@ -70,7 +73,7 @@ fn kernel_stack_overflow() -> Result<(), String> {
 }
 
 /// The kernel's heap, which holds the names of the program's files, is not enough.
-fn too_little_memory_for_names() -> Result<(), String> {
+fn too_little_memory_for_names(options: &[&str]) -> Result<(), String> {
     let folder = build_folder().join("bad-input/many-files");
     fs::create_dir_all(&folder).map_err(|error| format!("{folder:?}: {error}"))?;
     for number in 0..4_000 {
@@ -79,7 +82,7 @@ fn too_little_memory_for_names() -> Result<(), String> {
     }
     let mut task = Task::new(["/bin/busybox", "ls", "/many"]);
     task.options = vec!["-v".into(), format!("{}:/many", folder.display())];
-    task.options.extend(["-m", "4M"].map(str::to_owned));
+    task.options.extend(["-m", "4M"].iter().chain(options).map(|option| (*option).to_owned()));
     // The image is built first.
     refused_within(Duration::from_secs(30), &task, "-m")
 }
