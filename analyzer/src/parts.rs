@@ -17,7 +17,7 @@ use crate::{
     linkage::FOREIGN_VARIABLE,
     numbers::Source,
     summary::{Builder, Link, Node},
-    value::{Atom, Event, Interpreter, Place, Tested},
+    value::{Atom, Event, Interpreter, Place, SURVIVORS, Tested, number_of},
 };
 
 /// When the flags lead to a branch being taken, as in its mnemonic.
@@ -557,10 +557,8 @@ impl Builder<'_, '_, '_> {
         place: u64,
         stores: &mut BTreeMap<u64, Vec<u64>>,
     ) -> Option<()> {
-        use Register::{R8, R9, R10, R11, RAX, RCX, RDI, RDX, RSI};
         let register = load.op0_register();
-        let is_lost_by_calls =
-            matches!(register, RAX | RCX | RDX | RSI | RDI | R8 | R9 | R10 | R11);
+        let is_lost_by_calls = number_of(register).is_some_and(|n| SURVIVORS >> n & 1 == 0);
         let home = self.node_of(load.ip())?;
         let mut todo = vec![load.next_ip()];
         let mut seen = HashSet::new();

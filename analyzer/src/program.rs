@@ -988,13 +988,11 @@ impl Solver<'_, '_> {
             return None;
         }
         // Nobody else makes one with PTHREAD_PRIO_PROTECT.
-        let has_protocols =
-            files.iter().zip(&self.linking.analysis.reached).any(|(file, reached)| {
-                file.summary.definitions.iter().any(|definition| {
-                    definition.name == "pthread_mutexattr_setprotocol"
-                        && definition.node.is_some_and(|node| reached[node as usize])
-                })
-            });
+        let makers = self.linking.symbols.get("pthread_mutexattr_setprotocol");
+        let has_protocols = makers.into_iter().flatten().any(|(file, number)| {
+            let definition = &files[*file as usize].summary.definitions[*number as usize];
+            definition.node.is_some_and(|node| self.linking.is_reached((*file, node)))
+        });
         let protocols: &[u64] = if has_protocols { &[0, 0x20, 0x40] } else { &[0, 0x20] };
         let robust = protocols.iter().flat_map(|protocol| [*protocol, protocol | 0x10]);
         Some(robust.flat_map(|kind| (0..4).map(move |kind_of| MUTEX | kind | kind_of)).collect())

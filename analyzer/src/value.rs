@@ -56,7 +56,8 @@ const MAX_FRAME: i32 = 1 << 20;
 /// Addresses, from the first to before the second.
 type Ranges = Vec<(u64, u64)>;
 
-fn is_in(ranges: &Ranges, address: u64) -> bool {
+/// Whether an address is in any of the ranges.
+pub(crate) fn is_in(ranges: &[(u64, u64)], address: u64) -> bool {
     ranges.iter().any(|(start, end)| (*start..*end).contains(&address))
 }
 

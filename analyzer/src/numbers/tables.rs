@@ -17,7 +17,7 @@ use super::{Callee, Finder};
 use crate::{
     linkage::Target,
     summary::Builder,
-    value::{Event, State, Value, is_cmov, number_of},
+    value::{Event, State, Value, is_cmov, is_in, number_of},
 };
 
 /// What is known about a wrapper whose address lies in data.
@@ -182,7 +182,7 @@ impl Finder<'_, '_, '_, '_> {
 
 impl Walk<'_, '_, '_, '_> {
     fn is_near(&self, address: u64) -> bool {
-        self.windows.iter().any(|(start, end)| (*start..*end).contains(&address))
+        is_in(&self.windows, address)
     }
 
     /// The addresses near the words that a register may hold.
