@@ -710,6 +710,7 @@ fn recurse(depth: u64) -> u64 {
 /// Where an idle thread starts.
 extern "C" fn idle_main() -> ! {
     finish_switch();
+    machine::give_back_boot_memory();
     if OVERFLOWS.load(Ordering::Relaxed) {
         recurse(0);
     }

@@ -50,4 +50,4 @@ pub use pc::power::{off as power_off, off_early as power_off_early};
 pub use pc::serial::Serial;
 
 /// The start.
-pub use pc::{Boot, image_frame, is_image_frame, start};
+pub use pc::{Boot, give_back_boot_memory, image_frame, is_image_frame, start};

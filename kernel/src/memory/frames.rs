@@ -263,6 +263,14 @@ pub fn init(
     Ok(())
 }
 
+/// Takes over RAM that was reserved.
+pub fn add(range: PhysRange) {
+    let (start, end) = (range.start.div_ceil(FRAME_SIZE), range.end / FRAME_SIZE);
+    let mut allocator = ALLOCATOR.lock();
+    allocator.total += end - start;
+    allocator.free_all(start, end);
+}
+
 /// A block of 2^`order` frames, aligned to its size, of undefined content. The frames' reference
 /// counts are 1.
 pub fn alloc_block(order: usize, purpose: Purpose) -> Option<(Frame, FreshMemory)> {

@@ -5,12 +5,23 @@
 //! physical address of `struct hvm_start_info`.
 //!
 //! The boot page tables map the first GiB with 2 MiB pages three times: at 0 (for this code), at the
-//! direct map and at the kernel's link address. [`super::paging`] replaces them at once.
+//! direct map and at the kernel's link address. [`super::paging`] replaces them at once. They and the
+//! boot's stack lie behind the image, in memory that is ordinary RAM once the first thread runs ([`area`]).
 
 use core::arch::global_asm;
 
-/// Bytes of the boot's stack: 29 KiB of it are used, 31 of the full kernel's.
-const STACK_LEN: usize = if cfg!(feature = "parts") { 36 << 10 } else { 48 << 10 };
+use crate::memory::{PhysRange, frames::FRAME_SIZE};
+
+/// Bytes of the boot's stack, of which 31 KiB are used.
+const STACK_LEN: u64 = 48 << 10;
+/// Bytes of the boot's page tables: one of each level but the lowest.
+const TABLES_LEN: u64 = 3 * FRAME_SIZE;
+
+/// The memory behind the image that the boot's page tables and stack take, in this order.
+pub(super) fn area() -> PhysRange {
+    let start = super::paging::kernel_range().end;
+    PhysRange::new(start, start + TABLES_LEN + STACK_LEN)
+}
 
 global_asm!(
     r#"
@@ -27,11 +38,16 @@ global_asm!(
     .global pvh_start
 pvh_start:
     cld
-    mov esp, offset boot_stack_end - {base}
+    mov esp, offset __kernel_end - {base} + {area_len}
     mov esi, ebx
+    // The loader has cleared what belongs to the image only.
+    mov edi, offset __kernel_end - {base}
+    mov ecx, {tables_len} / 4
+    xor eax, eax
+    rep stosd
 
     // One page directory of 512 2 MiB pages: the first GiB.
-    mov edi, offset boot_pd - {base}
+    mov edi, offset __kernel_end - {base} + {pd}
     mov eax, 0x83               // present, writable, 2 MiB
     mov ecx, 512
 2:  mov [edi], eax
@@ -40,18 +56,18 @@ pvh_start:
     dec ecx
     jnz 2b
 
-    mov eax, offset boot_pd - {base} + 3
-    mov [boot_pdpt - {base}], eax               // identity and direct map: GiB 0
-    mov [boot_pdpt - {base} + 510 * 8], eax     // kernel: 0xffffffff80000000
-    mov eax, offset boot_pdpt - {base} + 3
-    mov [boot_pml4 - {base}], eax
-    mov [boot_pml4 - {base} + 256 * 8], eax
-    mov [boot_pml4 - {base} + 511 * 8], eax
+    mov eax, offset __kernel_end - {base} + {pd} + 3
+    mov [__kernel_end - {base} + {pdpt}], eax               // identity and direct map: GiB 0
+    mov [__kernel_end - {base} + {pdpt} + 510 * 8], eax     // kernel: 0xffffffff80000000
+    mov eax, offset __kernel_end - {base} + {pdpt} + 3
+    mov [__kernel_end - {base}], eax
+    mov [__kernel_end - {base} + 256 * 8], eax
+    mov [__kernel_end - {base} + 511 * 8], eax
 
     mov eax, cr4
     or eax, 1 << 5              // PAE
     mov cr4, eax
-    mov eax, offset boot_pml4 - {base}
+    mov eax, offset __kernel_end - {base}
     mov cr3, eax
     mov ecx, 0xc0000080         // EFER
     rdmsr
@@ -80,7 +96,10 @@ boot_long_mode:
     shl rdx, 32
     or rax, rdx
     mov r8, rax
-    mov rsp, offset boot_stack_end
+    // In the direct map, which the kernel's own tables have as well.
+    mov esp, offset __kernel_end - {base} + {area_len}
+    movabs rax, {direct_map}
+    add rsp, rax
     xor ebp, ebp
     mov edi, esi                // physical address of start_info
     mov rsi, r8                 // time stamp at entry
@@ -97,18 +116,12 @@ boot_gdt:
 boot_gdt_pointer:
     .word 23
     .long boot_gdt - {base}
-
-    .section .bss.boot, "aw", @nobits
-    .balign 4096
-    .global boot_pml4
-boot_pml4: .skip 4096
-boot_pdpt: .skip 4096
-boot_pd:   .skip 4096
-    .global boot_stack_start
-boot_stack_start: .skip {stack_len}
-boot_stack_end:
     "#,
     base = const super::paging::KERNEL_BASE,
     main = sym crate::kernel_main,
-    stack_len = const STACK_LEN,
+    direct_map = const super::paging::DIRECT_MAP,
+    pdpt = const FRAME_SIZE,
+    pd = const 2 * FRAME_SIZE,
+    tables_len = const TABLES_LEN,
+    area_len = const TABLES_LEN + STACK_LEN,
 );

@@ -108,7 +108,8 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
             return Err("too little memory for the program's files: give the machine more with -m");
         }
     }
-    if [root, module].iter().any(|image| image.overlaps(kernel)) || root.overlaps(module) {
+    let used = PhysRange::new(kernel.start, boot::area().end);
+    if [root, module].iter().any(|image| image.overlaps(used)) || root.overlaps(module) {
         return Err("too little memory: kernel and files overlap, give the machine more with -m");
     }
     IMAGES.call_once(|| Images { root, module });
@@ -123,7 +124,7 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     };
     let page =
         |range: PhysRange| PhysRange::new(range.start & !0xfff, (range.end + 0xfff) & !0xfff);
-    let mut reserved = [page(kernel), page(root), page(module)];
+    let mut reserved = [page(used), page(root), page(module)];
     reserved.sort_unstable_by_key(|range| range.start);
     frames::init(info.ram(), &reserved, fresh)?;
     paging::init(info.ram()).map_err(|_| "too little memory for page tables")?;
@@ -146,6 +147,15 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
         if range.is_empty() { None } else { paging::phys_slice(range) }
     };
     Ok(Boot { archive: slice(module), root: slice(root) })
+}
+
+/// Makes the memory that the boot's page tables and stack took ordinary RAM. To be called once, when the
+/// first processor has left that stack.
+pub fn give_back_boot_memory() {
+    // A processor that has not come yet may come still, and begins with the boot's page tables.
+    if smp::all_have_come() {
+        frames::add(boot::area());
+    }
 }
 
 /// A decimal or `0x` hexadecimal number.

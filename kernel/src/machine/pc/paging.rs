@@ -252,8 +252,8 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
     for area in [KERNEL_STACKS, DEVICES] {
         descend(&table(root)[index(area, 3)], 0)?;
     }
-    // SAFETY: the new tables map the running code, its stack (in the image's data) and all of the
-    // direct map as the boot tables did.
+    // SAFETY: the new tables map the running code and all of the direct map, with the stack, as the boot
+    // tables did.
     unsafe { tlb::load(root) };
     KERNEL_PML4.call_once(|| root);
     KERNEL_ROOTS[0].store(root, Ordering::Relaxed);
@@ -368,19 +368,15 @@ pub fn flush_kernel_pages() {
     smp::flush_everywhere();
 }
 
-/// Whether a stack frame at `address` can be read: it lies in the image's data (the boot stack) or
-/// on a mapped kernel stack.
+/// Whether a stack frame at `address` can be read: it lies on the boot's stack or on a mapped kernel stack.
 pub fn is_mapped_stack(address: u64) -> bool {
-    let image = kernel_range();
-    let in_image = address >= KERNEL_BASE && {
-        let phys = virt_to_phys(address);
-        image.start <= phys && phys + 16 <= image.end
-    };
+    let boot = super::boot::area();
+    let on_boot_stack = (DIRECT_MAP + boot.start..DIRECT_MAP + boot.end - 15).contains(&address);
     let on_stack = || {
         let root = KERNEL_PML4.get()?;
         Some(find(*root, address)?.load(Ordering::Relaxed) & PRESENT != 0)
     };
-    in_image || ((KERNEL_STACKS..DEVICES).contains(&address) && on_stack() == Some(true))
+    on_boot_stack || ((KERNEL_STACKS..DEVICES).contains(&address) && on_stack() == Some(true))
 }
 
 /// Whether the application's page at `address` is mapped by the page table that is loaded.

@@ -404,7 +404,7 @@ trampoline_start:
     mov eax, cr4
     or eax, 1 << 5              // PAE
     mov cr4, eax
-    mov eax, offset boot_pml4 - {base}
+    mov eax, offset __kernel_end - {base}    // the boot's page tables
     mov cr3, eax
     mov ecx, 0xc0000080         // EFER
     rdmsr
@@ -477,6 +477,11 @@ unsafe extern "C" {
 /// Notes how many processors the machine has.
 pub(super) fn expect(count: usize) {
     EXPECTED.store(count.clamp(1, MAX_CPUS), Ordering::Relaxed);
+}
+
+/// Whether all processors that the machine has take part.
+pub(super) fn all_have_come() -> bool {
+    cpu::count() == EXPECTED.load(Ordering::Relaxed)
 }
 
 /// Where a processor other than the first begins, on its idle stack.
