@@ -43,6 +43,12 @@ pub struct Kernel {
 
 type OpenCard = fn() -> Option<Box<dyn NetworkDevice>>;
 
+/// The calls that programs make through the vDSO, or as calls without one.
+const VDSO_CALLS: &str = "clock_gettime,gettimeofday,time,clock_getres,getcpu";
+
+static PART_VDSO: Part<fn() -> Vdso> = Part::new(VDSO_CALLS, vdso::image);
+static PART_VDSO_UPDATE: Part<fn(u64)> = Part::new(VDSO_CALLS, vdso::update);
+
 /// The network card's driver.
 static PART_CARD: Part<OpenCard> = Part::new(NETWORK_CALLS, machine::network::open);
 
@@ -62,7 +68,9 @@ impl Platform for Kernel {
 
     fn set_realtime_offset_ns(&self, offset: u64) {
         self.realtime_offset_ns.store(offset, Ordering::Relaxed);
-        vdso::update(offset);
+        if let Some(update) = PART_VDSO_UPDATE.get() {
+            update(offset);
+        }
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
@@ -274,7 +282,7 @@ impl Platform for Kernel {
     }
 
     fn vdso(&self) -> Option<Vdso> {
-        Some(vdso::image())
+        Some(PART_VDSO.get()?())
     }
 
     fn console_write(&self, stream: Kind, bytes: &[u8]) {

@@ -1,10 +1,10 @@
 //! Random numbers: ChaCha20, seeded by the host and by the processor.
 
-use hx_syscalls::sync::Mutex;
-use rand_chacha::{
+use chacha20::{
     ChaCha20Rng,
     rand_core::{Rng, SeedableRng},
 };
+use hx_syscalls::sync::Mutex;
 
 use crate::machine;
 

@@ -12,7 +12,10 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use hx_syscalls::{mm::Protection, page::OutOfMemory, platform::Frame, sync::Mutex};
+use hx_syscalls::{
+    mm::Protection, net::NETWORK_CALLS, page::OutOfMemory, parts::Part, platform::Frame,
+    sync::Mutex,
+};
 
 use super::frames::{self, FRAME_SIZE, Purpose};
 use crate::machine::{self, BUFFERS};
@@ -105,9 +108,43 @@ pub fn contains(address: u64) -> bool {
     (BUFFERS..BUFFERS + AREA_LEN).contains(&address)
 }
 
+// Only connections have such buffers.
+static PART_RESERVE: Part<fn(usize) -> Option<u64>> = Part::new(NETWORK_CALLS, reserve_slot);
+static PART_RELEASE: Part<fn(u64, usize)> = Part::new(NETWORK_CALLS, release_slot);
+static PART_FILL: Part<Fill> = Part::new(NETWORK_CALLS, map_all);
+static PART_EMPTY: Part<fn(Range<usize>)> = Part::new(NETWORK_CALLS, unmap_all);
+
+type Fill = fn(Range<usize>) -> Result<(), OutOfMemory>;
+
 /// Addresses for a buffer of so many bytes, on a page boundary, without memory. `None` where it is too
 /// long.
 pub fn reserve(len: usize) -> Option<u64> {
+    PART_RESERVE.get()?(len)
+}
+
+/// Takes a slot of [`reserve`] back, with the memory that is there; `len` as it was then.
+pub fn release(at: u64, len: usize) {
+    if let Some(release) = PART_RELEASE.get() {
+        release(at, len);
+    }
+}
+
+/// Maps frames at all pages of a buffer, which has none.
+///
+/// # Errors
+/// [`OutOfMemory`]: it has none.
+pub fn fill(buffer: Range<usize>) -> Result<(), OutOfMemory> {
+    PART_FILL.get().ok_or(OutOfMemory)?(buffer)
+}
+
+/// Gives the frames of a buffer back.
+pub fn empty(buffer: Range<usize>) {
+    if let Some(empty) = PART_EMPTY.get() {
+        empty(buffer);
+    }
+}
+
+fn reserve_slot(len: usize) -> Option<u64> {
     let order = order_of(len);
     let mut slots = SLOTS.lock();
     if let Some(at) = slots.free.get_mut(order)?.pop() {
@@ -117,8 +154,7 @@ pub fn reserve(len: usize) -> Option<u64> {
     (end <= BUFFERS + AREA_LEN).then(|| core::mem::replace(&mut slots.next, end))
 }
 
-/// Takes a slot of [`reserve`] back, with the memory that is there; `len` as it was then.
-pub fn release(at: u64, len: usize) {
+fn release_slot(at: u64, len: usize) {
     let order = order_of(len);
     let mut slots = SLOTS.lock();
     if slots.unmap(at..at + (FRAME_SIZE << order)) == 0 {
@@ -137,11 +173,7 @@ fn pages(buffer: Range<usize>) -> Range<u64> {
     buffer.start as u64..(buffer.end as u64).next_multiple_of(FRAME_SIZE)
 }
 
-/// Maps frames at all pages of a buffer, which has none.
-///
-/// # Errors
-/// [`OutOfMemory`]: it has none.
-pub fn fill(buffer: Range<usize>) -> Result<(), OutOfMemory> {
+fn map_all(buffer: Range<usize>) -> Result<(), OutOfMemory> {
     let pages = pages(buffer.clone());
     for at in pages.step_by(FRAME_SIZE as usize) {
         let mapped =
@@ -150,15 +182,14 @@ pub fn fill(buffer: Range<usize>) -> Result<(), OutOfMemory> {
                 machine::map_kernel_page(at, frame, rights).inspect_err(|_| frames::release(frame))
             });
         if let Err(error) = mapped {
-            empty(buffer);
+            unmap_all(buffer);
             return Err(error);
         }
     }
     Ok(())
 }
 
-/// Gives the frames of a buffer back.
-pub fn empty(buffer: Range<usize>) {
+fn unmap_all(buffer: Range<usize>) {
     let mut slots = SLOTS.lock();
     slots.unmap(pages(buffer));
     slots.flush();

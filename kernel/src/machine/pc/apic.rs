@@ -42,8 +42,9 @@ const DIVIDE_BY_1: u32 = 0b1011;
 /// Vector of the timer.
 pub const TIMER: u8 = 0xf0;
 /// Vector by which one processor makes another look around.
-const WAKE_VECTOR: u8 = 0xf1;
-const SPURIOUS_VECTOR: u8 = 0xff;
+pub const WAKE_VECTOR: u8 = 0xf1;
+/// Vector of an interrupt that went away before the processor asked for it.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 static LOCAL: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static IO: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());

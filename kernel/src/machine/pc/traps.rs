@@ -58,6 +58,7 @@ use core::{
 };
 
 use hx_syscalls::{
+    parts::are_linked_later,
     table::ENTRIES,
     task::{UserRegs, needs_all_registers},
 };
@@ -65,6 +66,7 @@ use linux_raw_sys::general as linux;
 use x86_64::registers::control::Cr2;
 
 use super::{
+    apic,
     descriptors::{CODE_SELECTOR, DATA_SELECTOR},
     paging::KERNEL_HALF,
 };
@@ -86,6 +88,15 @@ const STACKS_SHIFT: u32 = 40;
 /// Numbers with a stub entry of their own: all that Linux has.
 const KNOWN_NUMBERS: usize = hx_syscalls::table::TABLE_LEN;
 const KNOWN_ENTRY_LEN: usize = 16;
+/// How many entries share their end where they are to be small, and the bytes of one and of all.
+const GROUP: usize = 32;
+const GROUP_ENTRY_LEN: usize = 4;
+const GROUP_LEN: usize = 144;
+
+/// The vectors with a stub of their own: the processor's exceptions, one for each input of the I/O APIC, those of
+/// [`super::apic`], and all others' last.
+const LOW_VECTORS: usize = FIRST_INTERRUPT as usize + super::virtio::INPUTS as usize;
+const HIGH_VECTORS: [u8; 3] = [apic::TIMER, apic::WAKE_VECTOR, apic::SPURIOUS_VECTOR];
 
 /// Room for a leaf entry.
 const LEAF_LEN: usize = 64;
@@ -94,12 +105,12 @@ global_asm!(
     r#"
     .section .text.entry, "ax", @progbits
 
-    // One stub for each vector: the error code (0 where the processor pushes none), the vector.
+    // The vectors' stubs: the error code (0 where the processor pushes none), the vector.
     .balign 16
     .global trap_stubs
 trap_stubs:
     .set vector, 0
-    .rept 256
+    .rept {low_vectors}
     .balign {stub_len}
     .if vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30
     .else
@@ -108,6 +119,12 @@ trap_stubs:
     push vector
     jmp trap_common
     .set vector, vector + 1
+    .endr
+    .irp vector, {timer_vector}, {wake_vector}, {spurious_vector}
+    .balign {stub_len}
+    push 0
+    push \vector
+    jmp trap_common
     .endr
 
     .balign 16
@@ -239,12 +256,28 @@ nmi_entry:
     .balign 16
 stub_entries:
     .set number, 0
+    .if {small_entries}
+    .rept {known_numbers} / {group}
+    .rept {group}
+    // mov al, number; jmp to the group's end: a displacement of one byte. No flag changes.
+    .byte 0xb0, number & 0xff, 0xeb, {group_entry_len} * ({group} - 1 - number % {group})
+    .set number, number + 1
+    .endr
+    movzx eax, al
+    .if number > 256
+    lea eax, [rax + 256]
+    .endif
+    jmp stub_entry_short
+    .balign 16
+    .endr
+    .else
     .rept {known_numbers}
     .balign {known_entry_len}
     mov eax, number
     jmp stub_entry_short
     .set number, number + 1
     .endr
+    .endif
 
     // Calls that only report what the scheduler has noted of the running thread are answered
     // without leaving the application's mode. r11 gets the flags as `syscall` would leave them there;
@@ -732,6 +765,13 @@ load_vector_state:
     trap_flag = const TRAP_FLAG,
     known_numbers = const KNOWN_NUMBERS,
     known_entry_len = const KNOWN_ENTRY_LEN,
+    small_entries = const are_linked_later() as usize,
+    group = const GROUP,
+    group_entry_len = const GROUP_ENTRY_LEN,
+    low_vectors = const LOW_VECTORS,
+    timer_vector = const apic::TIMER,
+    wake_vector = const apic::WAKE_VECTOR,
+    spurious_vector = const apic::SPURIOUS_VECTOR,
     code = const CODE_SELECTOR,
     data = const DATA_SELECTOR,
     // What a program sees of its segments, in signal frames: Linux's selectors.
@@ -747,8 +787,8 @@ load_vector_state:
 );
 
 unsafe extern "C" {
-    static trap_stubs: [u8; 256 * STUB_LEN];
-    static stub_entries: [u8; KNOWN_NUMBERS * KNOWN_ENTRY_LEN];
+    static trap_stubs: [u8; (LOW_VECTORS + HIGH_VECTORS.len()) * STUB_LEN];
+    static stub_entries: u8;
     static stub_entry_long: u8;
     static stub_entry_computed: u8;
     static stub_entries_end: u8;
@@ -787,7 +827,13 @@ unsafe extern "C" {
 /// Address of a vector's stub, for its gate.
 pub fn stub_address(vector: usize) -> u64 {
     let base = (&raw const trap_stubs) as u64;
-    base + (vector * STUB_LEN) as u64
+    let index = if vector < LOW_VECTORS {
+        vector
+    } else {
+        let high = HIGH_VECTORS.iter().position(|high| usize::from(*high) == vector);
+        LOW_VECTORS + high.unwrap_or(HIGH_VECTORS.len() - 1)
+    };
+    base + (index * STUB_LEN) as u64
 }
 
 /// Which way each call takes that comes with its number in rax: [`SHORT`], [`LONG`], or from
@@ -847,7 +893,12 @@ pub fn stub_entry_address(number: Option<u32>) -> u64 {
     if WAYS[number].load(Ordering::Relaxed) == LONG {
         return (&raw const stub_entry_long) as u64;
     }
-    (&raw const stub_entries) as u64 + number as u64 * KNOWN_ENTRY_LEN as u64
+    let offset = if are_linked_later() {
+        number / GROUP * GROUP_LEN + number % GROUP * GROUP_ENTRY_LEN
+    } else {
+        number * KNOWN_ENTRY_LEN
+    };
+    (&raw const stub_entries) as u64 + offset as u64
 }
 
 /// Where a rewritten call site enters the kernel for a call that [`super::cpu::Identity`] answers;
@@ -901,7 +952,7 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
         // At CPL 0 the application's `popf` can clear the flag, which it cannot under Linux.
         regs.rflags |= INTERRUPT_FLAG;
         if vector >= FIRST_INTERRUPT {
-            super::apic::acknowledge(vector);
+            apic::acknowledge(vector);
             trap::interrupt(regs);
         } else {
             trap::exception(regs, Exception { vector, error, address: fault_address() });
@@ -910,7 +961,7 @@ extern "C" fn trap_entry(regs: &mut UserRegs, vector: u64, error: u64) {
     }
     match vector {
         FIRST_INTERRUPT.. => {
-            super::apic::acknowledge(vector);
+            apic::acknowledge(vector);
             trap::interrupt_in_kernel();
             // A non-maskable interrupt between `sti` and `hlt` has let this one come before the wait.
             if regs.rip == (&raw const idle_halt) as u64 {

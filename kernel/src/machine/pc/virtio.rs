@@ -14,6 +14,9 @@ use virtio_drivers::{
 use super::{apic, link, network, number, paging, traps::FIRST_INTERRUPT};
 use crate::memory::frames::{self, FRAME_SIZE, Purpose};
 
+/// Inputs of the I/O APIC that devices may use, each with a vector of its own.
+pub(super) const INPUTS: u8 = 64;
+
 /// Memory for the drivers: frames, seen through the direct map.
 pub struct KernelHal;
 
@@ -72,7 +75,7 @@ pub fn found(parameter: &str) {
             return;
         }
     };
-    let vector = FIRST_INTERRUPT + (irq as u8 & 0x3f);
+    let vector = FIRST_INTERRUPT + (irq as u8 & (INPUTS - 1));
     match transport.device_type() {
         DeviceType::Console => {
             if let Err(error) = link::attach(transport) {
