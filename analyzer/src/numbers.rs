@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     linkage::Target,
     parts::Guard,
+    program::conditions::DECIDERS,
     summary::{Builder, Link},
     value::{Atom, Event, Interpreter, Place, State, Value},
 };
@@ -199,6 +200,16 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
                 for &place in places {
                     finder.want(Callee::Import(index as u32), place);
                 }
+            }
+        }
+        for (_, place) in DECIDERS.iter().filter(|(name, _)| import.name == *name) {
+            finder.want(Callee::Import(index as u32), *place);
+        }
+    }
+    for export in &builder.linkage.exports {
+        for (_, place) in DECIDERS.iter().filter(|(name, _)| export.name == *name) {
+            if let Some(node) = builder.node_of(export.address) {
+                finder.want(Callee::Node(node), *place);
             }
         }
     }

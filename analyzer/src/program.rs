@@ -9,6 +9,7 @@
 //! the name in the version asked for.
 
 mod callers;
+pub(crate) mod conditions;
 mod names;
 mod worlds;
 
@@ -31,6 +32,7 @@ use hx_libraries::{
 use hx_loader::{MAX_INTERPRETER_DEPTH, Role, Script};
 
 use callers::Callers;
+use conditions::Conditions;
 use names::{Lookups, Names};
 use worlds::{Where, World};
 
@@ -171,6 +173,12 @@ struct Linking<'t> {
     todo: VecDeque<At>,
     /// Parts that nothing leads to yet: from where, which, and the number of the guard.
     guarded: Vec<(At, u32, u32)>,
+    /// By file, as far as somebody has asked.
+    conditions: HashMap<u32, Arc<Conditions>>,
+    /// The conditions that are met.
+    met: HashSet<usize>,
+    /// Links that wait for some.
+    conditional: Vec<(At, Link)>,
     /// Functions of NSS that nobody looks up yet: from where, which, and the name.
     services: Vec<(At, u32, String)>,
     /// The names that are looked up.
@@ -215,6 +223,9 @@ pub fn analyse(tree: &dyn Tree, cache: &Cache, request: &Request) -> Result<Anal
         searches: HashMap::new(),
         todo: VecDeque::new(),
         guarded: Vec::new(),
+        conditions: HashMap::new(),
+        met: HashSet::new(),
+        conditional: Vec::new(),
         services: Vec::new(),
         service_names: BTreeSet::new(),
         asked: HashSet::new(),
@@ -508,7 +519,7 @@ impl<'t> Linking<'t> {
                     self.follow_import(at, link);
                 }
             }
-            if self.todo.is_empty() && !self.open_guards() {
+            if self.todo.is_empty() && !self.open_guards() && !self.open_conditions() {
                 return;
             }
         }
@@ -557,6 +568,10 @@ impl<'t> Linking<'t> {
         let node = self.analysis.files[file as usize].summary.nodes[at.1 as usize].clone();
         let world = self.analysis.files[file as usize].world;
         for link in node.links {
+            if self.is_conditional(at, link) {
+                self.conditional.push((at, link));
+                continue;
+            }
             match link {
                 Link::Call(to) => self.touch((file, to), Some(at), "calls"),
                 Link::Jump(to) => self.touch((file, to), Some(at), "jumps to"),
@@ -742,6 +757,7 @@ impl<'t> Linking<'t> {
 
     /// The numbers at the sites that are reached.
     fn count(&mut self) {
+        self.note_conditions();
         let mut solver = Solver { linking: self, direct: HashMap::new(), is_strict: false };
         let mut calls: BTreeMap<u32, Reached> = BTreeMap::new();
         let mut unresolved = BTreeSet::new();
@@ -765,6 +781,9 @@ impl<'t> Linking<'t> {
                                 continue;
                             }
                             if number == SETITIMER && solver.linking.is_for_profile(file) {
+                                continue;
+                            }
+                            if solver.linking.is_conditional_call(at, number) {
                                 continue;
                             }
                             numbers.insert(number);
@@ -1152,7 +1171,19 @@ impl Solver<'_, '_> {
                 of_imports.into_iter().partition(is_stub);
             others.extend(stubs.iter().flat_map(|stub| callers.of_node(*stub)));
             if file == callee.0 && self.is_strict {
-                others.extend(callers.of_node(callee.1));
+                // What is passed by way of a PLT entry is recorded as passed to the import.
+                let links = &summary.nodes[callee.1 as usize].links;
+                let imports = links.iter().filter_map(|link| match link {
+                    Link::CallImport(import) => Some(*import),
+                    _ => None,
+                });
+                let by_import: HashSet<u32> = imports
+                    .filter(|_| is_stub(&callee.1))
+                    .flat_map(|import| callers.uses(Callee::Import(import), place))
+                    .map(|index| summary.uses[*index].node)
+                    .collect();
+                let of_node = callers.of_node(callee.1).iter();
+                others.extend(of_node.filter(|node| !by_import.contains(node)));
             }
             others.retain(|node| !seen.contains(node) && !stubs.contains(node));
             // Whoever has a PLT entry's address may call it.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 14;
+pub(crate) const VERSION: u32 = 17;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1031,3 +1031,97 @@ fn what_of_the_c_library_a_program_can_reach() {
         "extern void svc_run(void); __asm__(\".symver svc_run,svc_run@GLIBC_2.2.5\"); svc_run();";
     assert!(has(&of(&thread.replace("RUN", old), &[]), "bind"));
 }
+
+#[test]
+fn what_the_c_library_does_after_other_calls() {
+    let fixture = Fixture::new();
+    let cache = Cache::open();
+    let of = |source: &str| of_c(&fixture, &cache, &format!("#define _GNU_SOURCE\n{source}"), &[]);
+    let which = |names: &BTreeSet<String>, calls: &[&str]| -> Vec<String> {
+        calls.iter().filter(|call| names.contains(**call)).map(|call| (*call).to_owned()).collect()
+    };
+
+    // What the child of posix_spawn does, its flags and file actions say.
+    let spawn = |set: &str| {
+        let source = "#include <spawn.h>
+                      #include <unistd.h>
+                      posix_spawnattr_t a; posix_spawn_file_actions_t f;
+                      int main(int count, char **words) {
+                          SET return posix_spawn(0, \"/bin/true\", &f, &a, words, words); }";
+        let names = of(&source.replace("SET", set));
+        assert!(names.contains("execve") && names.contains("dup2"), "{names:?}");
+        let calls = ["setresuid", "setpgid", "sched_setscheduler", "setsid", "chdir", "fchdir"];
+        which(&names, &calls)
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(spawn(""), none);
+    assert_eq!(spawn("posix_spawnattr_setflags(&a, POSIX_SPAWN_SETSID);"), ["setsid"]);
+    let group = "posix_spawnattr_setflags(&a, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);";
+    assert_eq!(spawn(group), ["setpgid"]);
+    let any = ["setresuid", "setpgid", "sched_setscheduler", "setsid"];
+    assert_eq!(spawn("posix_spawnattr_setflags(&a, count);"), any);
+    let kept = "short (*volatile set)() = (void *)posix_spawnattr_setflags; set(&a, 0);";
+    assert_eq!(spawn(kept), any);
+    assert_eq!(spawn("posix_spawn_file_actions_addchdir_np(&f, \"/\");"), ["chdir"]);
+    assert_eq!(spawn("posix_spawn_file_actions_addfchdir_np(&f, 0);"), ["fchdir"]);
+    // A call of its own is none of the child's.
+    assert_eq!(spawn("setsid();"), ["setsid"]);
+
+    // What a new thread does, its attributes say; what only several threads do, none does alone.
+    let thread = |source: &str| {
+        let source = format!(
+            "#include <pthread.h>
+             #include <sched.h>
+             #include <stdlib.h>
+             #include <unistd.h>
+             static void *run(void *p) {{ return p; }}
+             pthread_t t; pthread_attr_t a; cpu_set_t c; pthread_mutex_t m; pthread_mutexattr_t k;
+             int main(int count, char **words) {{ free(malloc(count)); {source} return 0; }}"
+        );
+        let calls = [
+            "sched_setscheduler",
+            "sched_setaffinity",
+            "sched_yield",
+            "madvise",
+            "sched_get_priority_max",
+        ];
+        which(&of(&source), &calls)
+    };
+    assert_eq!(thread(""), none);
+    let create = |set: &str| thread(&format!("{set} pthread_create(&t, &a, run, 0);"));
+    let several = ["sched_yield", "madvise"];
+    assert_eq!(create(""), several);
+    assert_eq!(create("pthread_attr_setinheritsched(&a, PTHREAD_INHERIT_SCHED);"), several);
+    let scheduled = ["sched_setscheduler", "sched_yield", "madvise"];
+    assert_eq!(create("pthread_attr_setinheritsched(&a, PTHREAD_EXPLICIT_SCHED);"), scheduled);
+    let bound = ["sched_setaffinity", "sched_yield", "madvise"];
+    assert_eq!(create("pthread_attr_setaffinity_np(&a, sizeof c, &c);"), bound);
+    assert_eq!(create("pthread_getattr_np(pthread_self(), &a);"), bound);
+    let mutex = |protocol: &str| {
+        let set =
+            format!("pthread_mutexattr_setprotocol(&k, {protocol}); pthread_mutex_init(&m, &k);");
+        thread(&format!("{set} pthread_mutex_trylock(&m);"))
+    };
+    assert_eq!(mutex("PTHREAD_PRIO_INHERIT"), none);
+    assert_eq!(mutex("PTHREAD_PRIO_PROTECT"), ["sched_setscheduler", "sched_get_priority_max"]);
+
+    // The first thread ends by itself only if something ends threads.
+    let exits = "#include <unistd.h>\nint main(void) { EXIT return 0; }";
+    let ends = |source: &str| which(&of(source), &["exit"]);
+    assert_eq!(ends(&exits.replace("EXIT", "pthread_exit(0);")), ["exit"]);
+
+    // How many processors there are is asked for by a number.
+    let processors = |name: &str| {
+        let source = format!("#include <unistd.h>\nint main(int n) {{ return sysconf({name}); }}");
+        which(&of(&source), &["sched_getaffinity"])
+    };
+    assert_eq!(processors("_SC_OPEN_MAX"), none);
+    assert_eq!(processors("_SC_NPROCESSORS_ONLN"), ["sched_getaffinity"]);
+    assert_eq!(processors("n"), ["sched_getaffinity"]);
+
+    // Linux has faccessat2.
+    let access = of("#include <unistd.h>\nint main(void) { return faccessat(0, \"x\", 4, 512); }");
+    assert_eq!(which(&access, &["faccessat", "faccessat2", "getgroups"]), ["faccessat2"]);
+    let asked = of("#include <unistd.h>\nint main(void) { return getgroups(0, 0); }");
+    assert_eq!(which(&asked, &["getgroups"]), ["getgroups"]);
+}
