@@ -14,6 +14,8 @@ use crate::{
     memory::heap,
 };
 
+const OUT_OF_MEMORY: &str = "kernel out of memory: give the virtual machine more with -m";
+
 /// Text of limited length, on the stack: the heap may be what has run out.
 struct Text {
     bytes: [u8; 1536],
@@ -81,12 +83,18 @@ pub fn fatal_exception(vector: u8, error: u64, address: u64, regs: &UserRegs) ->
         14 => "page fault",
         13 => "general protection fault",
         8 => "double fault",
+        6 if cfg!(feature = "parts") => "a panic, or an invalid instruction",
         6 => "invalid instruction",
         18 => "machine check",
         _ => "exception",
     };
     begin(&what);
     let mut text = Text::new();
+    // Where panics are such instructions, a heap without memory ends so too.
+    if cfg!(feature = "parts") && vector == 6 && heap::has_failed() {
+        let _ = text.write_str(OUT_OF_MEMORY);
+        last_words(&text)
+    }
     let _ = write!(
         text,
         "kernel panic: {what} (vector {vector}, error {error:#x}, address {address:#x})\n  at [<{:016x}>]",
@@ -113,7 +121,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         let mut text = Text::new();
         if heap::has_failed() {
             // Where it was noticed is no help to the user.
-            let _ = text.write_str("kernel out of memory: give the virtual machine more with -m");
+            let _ = text.write_str(OUT_OF_MEMORY);
         } else {
             let _ = text.write_str("kernel panic");
             backtrace(machine::frame_pointer(), &mut text);
@@ -126,7 +134,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // As `alloc` words it. Neither the place nor the size is any help to the user.
     if text.as_str().starts_with("memory allocation of ") {
         text = Text::new();
-        let _ = text.write_str("kernel out of memory: give the virtual machine more with -m");
+        let _ = text.write_str(OUT_OF_MEMORY);
     } else {
         text = Text::new();
         let _ = write!(text, "kernel panic: {info}");

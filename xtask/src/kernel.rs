@@ -8,7 +8,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -66,8 +66,26 @@ impl Toolchain {
         Ok(chosen)
     }
 
+    /// Whether it can compile `core` and `alloc` from source, fetching that if rustup can.
+    fn has_source(self) -> bool {
+        if self == Self::Debian {
+            return true;
+        }
+        let is_there = || {
+            here(Command::new("rustc").args(["--print", "sysroot"]))
+                .and_then(|output| String::from_utf8(output.stdout).ok())
+                .is_some_and(|root| {
+                    Path::new(root.trim()).join("lib/rustlib/src/rust/library/core").is_dir()
+                })
+        };
+        if !is_there() {
+            here(Command::new("timeout").args(["60", "rustup", "component", "add", "rust-src"]));
+        }
+        is_there()
+    }
+
     /// `cargo SUBCOMMAND` for the kernel, without a folder for its products.
-    fn cargo(self, subcommand: &str, profile: &str) -> Command {
+    fn cargo(self, subcommand: &str, profile: &str, panics: Panics) -> Command {
         let mut cargo = match self {
             Self::Rustup => Command::new("cargo"),
             Self::Debian => {
@@ -76,29 +94,44 @@ impl Toolchain {
                 for variable in ["RUSTUP_TOOLCHAIN", "CARGO", "LD_LIBRARY_PATH"] {
                     cargo.env_remove(variable);
                 }
-                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+                cargo.env("RUSTC", "/usr/bin/rustc");
                 cargo
             }
         };
         cargo.arg(subcommand);
-        if self == Self::Debian {
-            cargo.args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"]);
+        if self == Self::Debian || panics == Panics::Trap {
+            cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
+            cargo.arg(match panics {
+                Panics::Handled => "-Zbuild-std-features=compiler-builtins-mem",
+                Panics::Trap => "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size",
+            });
         }
         cargo
             .args(["--quiet", "--locked", "--package", "hx-kernel", "--profile", profile])
             .args(["--target", TARGET])
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(profile).join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(profile, panics).join("\x1f"))
             .env_remove("RUSTFLAGS")
             .current_dir(repository());
         cargo
     }
 }
 
+/// What a panic does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Panics {
+    /// It calls the panic handler.
+    Handled,
+    /// It executes an invalid instruction: `core` is compiled so too, which takes its source.
+    Trap,
+}
+
+/// What a command says in the repository; nothing where it cannot be started.
+fn here(command: &mut Command) -> Option<Output> {
+    command.current_dir(repository()).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
+}
+
 /// Whether the compiler in use here has the kernel's target, fetching it if rustup can.
 fn rustup_has_target() -> bool {
-    let here = |command: &mut Command| {
-        command.current_dir(repository()).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()
-    };
     // An unreachable network must not hold up the fallback for long.
     here(Command::new("timeout").args(["120", "rustup", "target", "add", TARGET]));
     here(Command::new("rustc").args(["--target", TARGET, "--print", "target-libdir"]))
@@ -107,7 +140,7 @@ fn rustup_has_target() -> bool {
 }
 
 /// The kernel's code generation and link options: everything that is not in `Cargo.toml`.
-fn rustflags(profile: &str) -> Vec<String> {
+fn rustflags(profile: &str, panics: Panics) -> Vec<String> {
     let mut flags = vec![
         "-Clinker=ld".to_owned(),
         "-Clinker-flavor=ld".to_owned(),
@@ -122,6 +155,9 @@ fn rustflags(profile: &str) -> Vec<String> {
     if profile == "kernel-parts" {
         // One copy of instructions that occur again and again: 10 KB of 400.
         flags.push("-Cllvm-args=-enable-machine-outliner=always".to_owned());
+    }
+    if panics == Panics::Trap {
+        flags.extend(["-Zunstable-options".to_owned(), "-Cpanic=immediate-abort".to_owned()]);
     }
     let script = linker_script();
     if profile == "kernel" && script.exists() {
@@ -141,7 +177,7 @@ fn linker_script() -> PathBuf {
 pub(crate) fn build() -> Result<()> {
     let toolchain = Toolchain::choose()?;
     relink_after_script_change()?;
-    run(toolchain.cargo("build", "kernel").args(["--target-dir", TARGET_DIR]))?;
+    run(toolchain.cargo("build", "kernel", Panics::Handled).args(["--target-dir", TARGET_DIR]))?;
     if !crate::kernel_image().exists() {
         bail!("cargo reports success but left no {}", crate::kernel_image().display());
     }
@@ -154,10 +190,19 @@ pub(crate) fn build() -> Result<()> {
 /// As [`build`].
 pub(crate) fn build_parts() -> Result<()> {
     let toolchain = Toolchain::choose()?;
-    let mut cargo = toolchain.cargo("rustc", "kernel-parts");
-    cargo.args(["--target-dir", TARGET_DIR, "--features", "parts"]);
-    // Nothing is linked to its place yet, nor left out.
-    run(cargo.args(["--", "-Clink-arg=-r", "-Clink-arg=--no-gc-sections"]))?;
+    let command = |panics| {
+        let mut cargo = toolchain.cargo("rustc", "kernel-parts", panics);
+        cargo.args(["--target-dir", TARGET_DIR, "--features", "parts"]);
+        // Nothing is linked to its place yet, nor left out.
+        cargo.args(["--", "-Clink-arg=-r", "-Clink-arg=--no-gc-sections"]);
+        cargo
+    };
+    // The smaller kernels need more of the compiler than others do.
+    let is_small = toolchain.has_source()
+        && here(&mut command(Panics::Trap)).is_some_and(|output| output.status.success());
+    if !is_small {
+        run(&mut command(Panics::Handled))?;
+    }
     let object = repository().join(TARGET_DIR).join(TARGET).join("kernel-parts/hx-kernel");
     let to = parts();
     fs::create_dir_all(to.parent().expect("a file lies in a folder"))?;
@@ -194,7 +239,7 @@ pub(crate) fn build_with(features: &str) -> Result<()> {
     let toolchain = Toolchain::choose()?;
     // A folder of its own: cargo would replace the image in the first.
     let folder = "target/kernel-with-features";
-    let mut cargo = toolchain.cargo("build", "kernel");
+    let mut cargo = toolchain.cargo("build", "kernel", Panics::Handled);
     run(cargo.args(["--target-dir", folder, "--features", features]))?;
     let image = repository().join(folder).join(TARGET).join("kernel/hx-kernel");
     let name = format!("hx-kernel-{}", features.replace(',', "-"));
@@ -210,7 +255,7 @@ pub(crate) fn build_with(features: &str) -> Result<()> {
 /// Where clippy finds something.
 pub(crate) fn clippy() -> Result<()> {
     let toolchain = Toolchain::choose()?;
-    let mut clippy = toolchain.cargo("clippy", "kernel");
+    let mut clippy = toolchain.cargo("clippy", "kernel", Panics::Handled);
     clippy.args(["--target-dir", TARGET_DIR]);
     if toolchain == Toolchain::Debian && !Path::new("/usr/bin/cargo-clippy").exists() {
         println!("kernel clippy: skipped, Debian's rust-web-clippy is not installed");
