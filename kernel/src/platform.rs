@@ -43,12 +43,6 @@ pub struct Kernel {
 
 type OpenCard = fn() -> Option<Box<dyn NetworkDevice>>;
 
-/// The calls that programs make through the vDSO, or as calls without one.
-const VDSO_CALLS: &str = "clock_gettime,gettimeofday,time,clock_getres,getcpu";
-
-static PART_VDSO: Part<fn() -> Vdso> = Part::new(VDSO_CALLS, vdso::image);
-static PART_VDSO_UPDATE: Part<fn(u64)> = Part::new(VDSO_CALLS, vdso::update);
-
 /// The network card's driver.
 static PART_CARD: Part<OpenCard> = Part::new(NETWORK_CALLS, machine::network::open);
 
@@ -68,9 +62,7 @@ impl Platform for Kernel {
 
     fn set_realtime_offset_ns(&self, offset: u64) {
         self.realtime_offset_ns.store(offset, Ordering::Relaxed);
-        if let Some(update) = PART_VDSO_UPDATE.get() {
-            update(offset);
-        }
+        vdso::update(offset);
     }
 
     fn set_timer(&self, deadline_ns: Option<u64>) {
@@ -282,7 +274,7 @@ impl Platform for Kernel {
     }
 
     fn vdso(&self) -> Option<Vdso> {
-        Some(PART_VDSO.get()?())
+        Some(vdso::image())
     }
 
     fn console_write(&self, stream: Kind, bytes: &[u8]) {

@@ -674,7 +674,8 @@ pub fn start() -> Result<core::convert::Infallible, OutOfMemory> {
     let idle = KernelThread::idle(Some(Stack::thread()?))?;
     per_cpu.idle.call_once(|| idle);
     // Another processor may have taken the thread already.
-    let next = per_cpu.take(0, |_| !OVERFLOWS.load(Ordering::Relaxed)).unwrap_or_else(idle_thread);
+    let next =
+        per_cpu.take(0, |_| PROVOKED.load(Ordering::Relaxed) == 0).unwrap_or_else(idle_thread);
     let mut boot_rsp = 0;
     let rsp = install(next, machine::tsc());
     crate::stats::program_starts();
@@ -694,12 +695,26 @@ pub fn start_secondary() -> ! {
     run_idle()
 }
 
-/// The kernel's stack is to overflow, to see what comes of that.
-static OVERFLOWS: AtomicBool = AtomicBool::new(false);
+/// An end of the kernel's that a test asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Provoked {
+    /// Its stack overflows.
+    StackOverflow = 1,
+    /// It panics.
+    Panic,
+}
 
-/// Lets the first processor's stack overflow in place of running the program, for a test.
-pub fn overflow_the_stack() {
-    OVERFLOWS.store(true, Ordering::Relaxed);
+/// As [`Provoked`]; 0 for none.
+static PROVOKED: AtomicU8 = AtomicU8::new(0);
+
+/// Lets the first processor end the kernel so in place of running the program, for a test.
+pub fn provoke(end: Provoked) {
+    PROVOKED.store(end as u8, Ordering::Relaxed);
+}
+
+fn is_provoked(end: Provoked) -> bool {
+    PROVOKED.load(Ordering::Relaxed) == end as u8
 }
 
 #[expect(unconditional_recursion, reason = "that is what it is for")]
@@ -711,9 +726,10 @@ fn recurse(depth: u64) -> u64 {
 extern "C" fn idle_main() -> ! {
     finish_switch();
     machine::give_back_boot_memory();
-    if OVERFLOWS.load(Ordering::Relaxed) {
+    if is_provoked(Provoked::StackOverflow) {
         recurse(0);
     }
+    assert!(!is_provoked(Provoked::Panic), "the command line asks for it");
     run_idle()
 }
 

@@ -51,21 +51,32 @@ pub(crate) fn trials(expected: &ExpectedFailures) -> Vec<Trial> {
             refused(&task, "/no/such/folder")
         }),
     ];
-    let cases = cases.iter().chain(&[("kernel-stack-overflow", kernel_stack_overflow as Check)]);
+    let ends: [(&str, Check); 3] = [
+        ("kernel-stack-overflow", || kernel_ends("stack-overflow", "kernel stack overflow", &[])),
+        ("kernel-panic", || kernel_ends("panic", "kernel panic", &[])),
+        // Such a kernel has no reasons, but all the names.
+        ("kernel-panic-specialised", || kernel_ends("panic", "hx_kernel::", &["--specialise"])),
+    ];
+    let cases = cases.iter().chain(&ends);
     cases.map(|(name, body)| expected.trial(format!("bad-input::{name}"), *body)).collect()
 }
 
-/// The kernel ends with a message where it runs out of stack, however little of that is left to say it.
-fn kernel_stack_overflow() -> Result<(), String> {
-    let script = "#!/bin/sh\nfor word; do shift\ncase $word in fresh=*) \
-                  word=\"provoke=stack-overflow $word\";; esac\n\
-                  set -- \"$@\" \"$word\"; done\nexec qemu-system-x86_64 \"$@\"\n";
-    let qemu = executable("qemu-with-a-word-more", script.as_bytes())?.command.remove(0);
+/// The kernel ends with a message, which holds `says`, where it panics or runs out of stack, however little of
+/// that is left to say it.
+fn kernel_ends(provoked: &str, says: &str, options: &[&str]) -> Result<(), String> {
+    let script = format!(
+        "#!/bin/sh\nfor word; do shift\ncase $word in fresh=*) \
+         word=\"provoke={provoked} $word\";; esac\n\
+         set -- \"$@\" \"$word\"; done\nexec qemu-system-x86_64 \"$@\"\n"
+    );
+    let name = format!("qemu-with-{provoked}{}", options.concat());
+    let qemu = executable(&name, script.as_bytes())?.command.remove(0);
     let mut task = Task::new(["/bin/busybox", "true"]);
     task.options = vec!["--qemu".into(), qemu.to_string_lossy().into_owned()];
+    task.options.extend(options.iter().map(|option| (*option).to_owned()));
     let outcome = hermix(&task)?;
     let text = String::from_utf8_lossy(&outcome.stderr);
-    if outcome.status == 125 && text.contains("kernel stack overflow") {
+    if outcome.status == 125 && text.contains("kernel ") && text.contains(says) {
         Ok(())
     } else {
         Err(outcome.show())

@@ -14,13 +14,18 @@ use crate::memory::{PhysRange, frames::FRAME_SIZE};
 
 /// Bytes of the boot's stack, of which 31 KiB are used.
 const STACK_LEN: u64 = 48 << 10;
+/// Where the boot's page tables are behind the image: after the page of zeros that is at
+/// [`super::cpu::WINDOW`] for now.
+pub(super) const TABLES_OFFSET: u64 = FRAME_SIZE;
 /// Bytes of the boot's page tables: one of each level but the lowest.
 const TABLES_LEN: u64 = 3 * FRAME_SIZE;
+/// Bytes of all that the boot has behind the image.
+const AREA_LEN: u64 = TABLES_OFFSET + TABLES_LEN + STACK_LEN;
 
-/// The memory behind the image that the boot's page tables and stack take, in this order.
+/// The memory behind the image that the boot's page tables and stack take.
 pub(super) fn area() -> PhysRange {
     let start = super::paging::kernel_range().end;
-    PhysRange::new(start, start + TABLES_LEN + STACK_LEN)
+    PhysRange::new(start, start + AREA_LEN)
 }
 
 global_asm!(
@@ -42,7 +47,7 @@ pvh_start:
     mov esi, ebx
     // The loader has cleared what belongs to the image only.
     mov edi, offset __kernel_end - {base}
-    mov ecx, {tables_len} / 4
+    mov ecx, {cleared_len} / 4
     xor eax, eax
     rep stosd
 
@@ -60,14 +65,14 @@ pvh_start:
     mov [__kernel_end - {base} + {pdpt}], eax               // identity and direct map: GiB 0
     mov [__kernel_end - {base} + {pdpt} + 510 * 8], eax     // kernel: 0xffffffff80000000
     mov eax, offset __kernel_end - {base} + {pdpt} + 3
-    mov [__kernel_end - {base}], eax
-    mov [__kernel_end - {base} + 256 * 8], eax
-    mov [__kernel_end - {base} + 511 * 8], eax
+    mov [__kernel_end - {base} + {pml4}], eax
+    mov [__kernel_end - {base} + {pml4} + 256 * 8], eax
+    mov [__kernel_end - {base} + {pml4} + 511 * 8], eax
 
     mov eax, cr4
     or eax, 1 << 5              // PAE
     mov cr4, eax
-    mov eax, offset __kernel_end - {base}
+    mov eax, offset __kernel_end - {base} + {pml4}
     mov cr3, eax
     mov ecx, 0xc0000080         // EFER
     rdmsr
@@ -120,8 +125,9 @@ boot_gdt_pointer:
     base = const super::paging::KERNEL_BASE,
     main = sym crate::kernel_main,
     direct_map = const super::paging::DIRECT_MAP,
-    pdpt = const FRAME_SIZE,
-    pd = const 2 * FRAME_SIZE,
-    tables_len = const TABLES_LEN,
-    area_len = const TABLES_LEN + STACK_LEN,
+    pml4 = const TABLES_OFFSET,
+    pdpt = const TABLES_OFFSET + FRAME_SIZE,
+    pd = const TABLES_OFFSET + 2 * FRAME_SIZE,
+    cleared_len = const TABLES_OFFSET + TABLES_LEN,
+    area_len = const AREA_LEN,
 );

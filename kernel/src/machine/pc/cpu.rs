@@ -72,21 +72,22 @@ pub struct PerCpu {
 
 const _: () = assert!(size_of::<PerCpu>() == FRAME_SIZE as usize);
 
-/// Where each processor finds its own [`PerCpu`], and behind it the page that the first one finds there.
-/// Were that the page at this address, the two addresses of its data, here and in the direct map, would
-/// differ in their uppermost bits only, and each use of one drive the other out of a direct-mapped TLB
-/// such as TCG's.
+/// Where each processor finds its own [`PerCpu`]: an address behind the image, for a page of zeros as long as
+/// the boot's page tables are loaded ([`super::boot`]). It is not the page that physically follows the image: the
+/// two addresses of the data, here and in the direct map, would differ in their uppermost bits only, and each
+/// use of one drive the other out of a direct-mapped TLB such as TCG's.
 #[repr(C, align(4096))]
-pub(super) struct Window([UnsafeCell<MaybeUninit<PerCpu>>; 2]);
-
-/// Offset of the first processor's page.
-pub(super) const FIRST_PAGE_OFFSET: u64 = FRAME_SIZE;
+pub(super) struct Window(UnsafeCell<MaybeUninit<PerCpu>>);
 
 // SAFETY: accessed by each processor's own entry code and `this` only, by address.
 unsafe impl Sync for Window {}
 
-/// See [`Window`].
-pub(super) static WINDOW: Window = Window([const { UnsafeCell::new(MaybeUninit::uninit()) }; 2]);
+#[expect(improper_ctypes, reason = "no other language has it")]
+unsafe extern "C" {
+    /// See [`Window`].
+    #[link_name = "__cpu_window"]
+    pub(super) static WINDOW: Window;
+}
 
 /// Processors there may be at most: affinity masks are of 64 bits.
 pub const MAX_CPUS: usize = 64;

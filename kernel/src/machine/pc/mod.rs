@@ -32,6 +32,7 @@ use crate::{
         PhysRange,
         frames::{self, FreshMemory},
     },
+    sched::Provoked,
     stats::{self, Step},
 };
 
@@ -133,8 +134,10 @@ pub fn start(start_info: u64) -> Result<Boot, &'static str> {
     cpu::init(0)?;
     soft_tlb::init();
     apic::init().map_err(|_| "too little memory for device mappings")?;
-    if word("provoke") == Some("stack-overflow") {
-        crate::sched::overflow_the_stack();
+    match word("provoke") {
+        Some("stack-overflow") => crate::sched::provoke(Provoked::StackOverflow),
+        Some("panic") => crate::sched::provoke(Provoked::Panic),
+        _ => {}
     }
     stats::done(Step::Processor);
     clock::init(word("tsc_khz").and_then(number));

@@ -243,9 +243,8 @@ pub fn init(ram: &[PhysRange]) -> Result<(), OutOfMemory> {
                 .store(virt_to_phys(at) | kernel_flags(protection), Ordering::Relaxed);
         }
     }
-    let first = window() + cpu::FIRST_PAGE_OFFSET;
     leaf(root, window(), 0)?.store(
-        virt_to_phys(first) | kernel_flags(Protection::READ | Protection::WRITE),
+        new_table()? | kernel_flags(Protection::READ | Protection::WRITE),
         Ordering::Relaxed,
     );
     // The areas that grow later: their top-level entries exist from now on.

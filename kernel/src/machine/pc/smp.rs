@@ -404,7 +404,7 @@ trampoline_start:
     mov eax, cr4
     or eax, 1 << 5              // PAE
     mov cr4, eax
-    mov eax, offset __kernel_end - {base}    // the boot's page tables
+    mov eax, offset __kernel_end - {base} + {tables}    // the boot's
     mov cr3, eax
     mov ecx, 0xc0000080         // EFER
     rdmsr
@@ -461,6 +461,7 @@ secondary_start:
     "#,
     trampoline = const TRAMPOLINE,
     base = const paging::KERNEL_BASE,
+    tables = const super::boot::TABLES_OFFSET,
     root = sym ROOT,
     next = sym NEXT_INDEX,
     limit = sym LIMIT,
