@@ -780,7 +780,9 @@ impl<'t> Linking<'t> {
                             {
                                 continue;
                             }
-                            if number == SETITIMER && solver.linking.is_for_profile(file) {
+                            if number == SETITIMER && solver.linking.is_for_profile(file)
+                                || number == EXIT && solver.linking.is_only_linker(file)
+                            {
                                 continue;
                             }
                             if solver.linking.is_conditional_call(at, number) {
@@ -854,9 +856,13 @@ impl<'t> Linking<'t> {
     /// Whether a file sets interval timers for `LD_PROFILE` alone, and nobody asks for that
     /// (`man 8 ld.so`): a dynamic linker that is no C library.
     fn is_for_profile(&self, file: u32) -> bool {
+        self.is_only_linker(file) && !self.request.variables.contains(PROFILE)
+    }
+
+    /// Whether a file is a dynamic linker and no C library: it neither sets timers nor ends threads.
+    fn is_only_linker(&self, file: u32) -> bool {
         let summary = &self.analysis.files[file as usize].summary;
         self.analysis.interpreters.contains(&file)
-            && !self.request.variables.contains(PROFILE)
             && !summary.definitions.iter().any(|d| d.name == "setitimer")
     }
 
@@ -864,6 +870,9 @@ impl<'t> Linking<'t> {
         self.analysis.reached[at.0 as usize][at.1 as usize]
     }
 }
+
+/// `exit`, of a thread.
+const EXIT: u32 = 60;
 
 /// `setitimer`.
 const SETITIMER: u32 = 38;

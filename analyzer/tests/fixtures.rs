@@ -1108,7 +1108,10 @@ fn what_the_c_library_does_after_other_calls() {
     // The first thread ends by itself only if something ends threads.
     let exits = "#include <unistd.h>\nint main(void) { EXIT return 0; }";
     let ends = |source: &str| which(&of(source), &["exit"]);
+    assert_eq!(ends(&exits.replace("EXIT", "")), none);
+    assert_eq!(ends(&exits.replace("EXIT", "_exit(0);")), none);
     assert_eq!(ends(&exits.replace("EXIT", "pthread_exit(0);")), ["exit"]);
+    assert_eq!(ends(&exits.replace("EXIT", "syscall(60, 0);")), ["exit"]);
 
     // How many processors there are is asked for by a number.
     let processors = |name: &str| {

@@ -218,6 +218,8 @@ const CONDITIONS: &[Condition] = &[
         calls: &[60], // exit
         after: &[Called("pthread_exit"), Called("pthread_cancel"), Called("thrd_exit")],
     },
+    // After `exit_group`, which does not return (`man 2 exit_group`).
+    Condition { within: &["_exit"], functions: &[], calls: &[60], after: &[] },
     // The C library lets another thread go on that has a lock.
     Condition { within: &[], functions: &["sched_yield"], calls: &[], after: SEVERAL_THREADS },
     // Arenas (`man 3 mallopt`, M_ARENA_MAX): a limit by the number of processors, and memory that is given back.
