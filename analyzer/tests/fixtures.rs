@@ -1088,6 +1088,9 @@ fn what_the_c_library_does_after_other_calls() {
         which(&of(&source), &calls)
     };
     assert_eq!(thread(""), none);
+    let allocates = "#include <stdlib.h>\nint main(int n) { free(malloc(n)); return 0; }";
+    let tuned = of_c(&fixture, &cache, allocates, &["GLIBC_TUNABLES"]);
+    assert_eq!(which(&tuned, &["madvise"]), ["madvise"]);
     let create = |set: &str| thread(&format!("{set} pthread_create(&t, &a, run, 0);"));
     let several = ["sched_yield", "madvise"];
     assert_eq!(create(""), several);

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{At, Linking, Solver};
+use super::{At, Linking, Solver, is_tunable};
 use crate::{
     numbers::Source,
     summary::{Link, Summary},
@@ -34,13 +34,15 @@ struct Condition {
 enum After {
     /// This function has been called, not just by what is under the condition.
     Called(&'static str),
+    /// The C library's tunables are set.
+    Tuned,
     /// It was given any of these bits in this place.
     Bits(&'static str, Place, u64),
     /// It was given this number in this place.
     Value(&'static str, Place, u64),
 }
 
-use After::{Bits, Called, Value};
+use After::{Bits, Called, Tuned, Value};
 
 const FIRST: Place = Place::Register(7); // rdi
 const SECOND: Place = Place::Register(6); // rsi
@@ -222,12 +224,13 @@ const CONDITIONS: &[Condition] = &[
     Condition { within: &["_exit"], functions: &[], calls: &[60], after: &[] },
     // The C library lets another thread go on that has a lock.
     Condition { within: &[], functions: &["sched_yield"], calls: &[], after: SEVERAL_THREADS },
-    // Arenas (`man 3 mallopt`, M_ARENA_MAX): a limit by the number of processors, and memory that is given back.
+    // Arenas (`man 3 mallopt`, M_ARENA_MAX): a limit by the number of processors, and memory that is given back. Huge
+    // pages are for who sets glibc.malloc.hugetlb.
     Condition {
         within: MALLOC,
         functions: &["get_nprocs", "madvise"],
         calls: &[],
-        after: SEVERAL_THREADS,
+        after: &[Called("pthread_create"), Called("thrd_create"), Tuned],
     },
     // `man 3 sysconf`: _SC_NPROCESSORS_CONF, _SC_NPROCESSORS_ONLN, _SC_PHYS_PAGES, _SC_AVPHYS_PAGES
     Condition {
@@ -267,6 +270,7 @@ impl After {
     fn name(&self) -> &'static str {
         match self {
             Called(name) | Bits(name, ..) | Value(name, ..) => name,
+            Tuned => "",
         }
     }
 }
@@ -391,6 +395,9 @@ impl Linking<'_> {
     }
 
     fn is_met(&mut self, condition: usize, after: &After) -> bool {
+        if matches!(after, Tuned) {
+            return self.request.variables.iter().any(|name| is_tunable(name));
+        }
         let definitions = self.symbols.get(after.name()).cloned().unwrap_or_default();
         for (file, number) in definitions {
             let summary = Arc::clone(&self.analysis.files[file as usize].summary);
@@ -400,7 +407,7 @@ impl Linking<'_> {
             }
             let (place, is_wanted): (Place, Box<dyn Fn(u64) -> bool>) = match after {
                 Called(_) if self.is_called((file, node), condition) => return true,
-                Called(_) => continue,
+                Called(_) | Tuned => continue,
                 Bits(_, place, bits) => (*place, Box::new(move |value| value & bits != 0)),
                 // A number of 32 bits.
                 Value(_, place, wanted) => {
