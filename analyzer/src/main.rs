@@ -21,7 +21,10 @@ use hx_analyze::{
     report::number,
     trace::{Comparison, calls},
 };
-use hx_libraries::tree::{CpioTree, HostTree, Tree};
+use hx_libraries::{
+    progress::Progress,
+    tree::{CpioTree, HostTree, Tree},
+};
 
 /// Which system calls can this program reach, and how.
 #[derive(Debug, Parser)]
@@ -129,7 +132,10 @@ fn examine(program: &Path, args: &Args) -> Result<bool> {
         also: also(&args.also, args.rootfs.as_deref())?,
         ..Request::default()
     };
+    let name = program.display().to_string();
+    let progress = Progress::start(move || eprintln!("hx-analyze: analysing {name} ..."));
     let analysis = analyse(&*tree, &cache, &request)?;
+    drop(progress);
     if let Some(path) = &args.output {
         fs::write(path, analysis.toml(&request.program, args.assume_known))
             .with_context(|| format!("{}: cannot be written", path.display()))?;

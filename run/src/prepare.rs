@@ -9,13 +9,9 @@ use std::{
     collections::HashSet,
     env,
     ffi::{OsStr, OsString},
-    fs,
-    io::{self, IsTerminal},
+    fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread,
-    time::Duration,
 };
 
 use hx_libraries::tree::{self, CpioTree, HostTree, Kind, Node, Tree};
@@ -32,9 +28,6 @@ use crate::{
     program::{self, LinkerEnvironment, Program},
     settings::{Settings, Verbosity},
 };
-
-/// Building an image for longer than this is worth a line.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Bytes up to which packages are added that the user has not named.
 const MOST_PACKAGES: u64 = 512 << 20;
@@ -193,7 +186,8 @@ impl Located {
             }
             State::Checked(checked) => checked,
         };
-        let _progress = Progress::start(settings, &program);
+        let what = format!("building the file system image for {}", program.display());
+        let _progress = settings.progress(what);
         let tree = self.upper.unwrap_or_else(|| overlay(None));
         let (image, inputs) = build(settings, &self.root, &*tree, &checked)?;
         let (root, unlink) = match &self.cache {
@@ -403,25 +397,4 @@ fn add_packages(settings: &Settings, image: &mut Image, additions: &Additions<'_
         }
     }
     Ok(())
-}
-
-/// Says what takes so long, on a terminal.
-struct Progress {
-    _done: mpsc::Sender<()>,
-}
-
-impl Progress {
-    fn start(settings: &Settings, program: &Path) -> Option<Self> {
-        if settings.verbosity == Verbosity::Quiet || !io::stderr().is_terminal() {
-            return None;
-        }
-        let (sender, receiver) = mpsc::channel::<()>();
-        let text = format!("building the file system image for {} ...", program.display());
-        thread::spawn(move || {
-            if receiver.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                say(&text);
-            }
-        });
-        Some(Self { _done: sender })
-    }
 }

@@ -23,13 +23,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hx_libraries::tree::normalize;
+use hx_libraries::{progress::Progress, tree::normalize};
 use serde::Deserialize;
 
 use crate::{
     accounts::Accounts,
     cli::{Accel, Options},
-    error::{Error, Result},
+    error::{Error, Result, say},
     network,
 };
 
@@ -209,6 +209,12 @@ impl Settings {
     /// among all the commands of a system there is one that can make any call (perl): they are left out.
     pub(crate) fn is_analysed(&self) -> bool {
         self.specialise.is_some() || self.syscall_summary.is_some()
+    }
+
+    /// Says what is being done, on a terminal, if it takes long and unless nothing is to be said.
+    pub(crate) fn progress(&self, what: String) -> Option<Progress> {
+        let start = || Progress::start(move || say(&format!("{what} ...")));
+        (self.verbosity > Verbosity::Quiet).then(start).flatten()
     }
 
     /// The accounts of an image that has none of its own.

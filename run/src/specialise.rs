@@ -176,7 +176,10 @@ pub(crate) fn reachable(settings: &Settings, prepared: &Prepared) -> Result<Reac
     if let Some(reach) = text.and_then(|text| toml::from_str(&text).ok()) {
         return Ok(reach);
     }
+    let what = format!("looking for the system calls that {} makes", prepared.program.display());
+    let progress = settings.progress(what);
     let reach = analyse_image(settings, prepared)?;
+    drop(progress);
     if let Some(path) = kept {
         let text = match &reach {
             Reach::Calls(config) => config.to_toml(),
