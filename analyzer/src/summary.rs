@@ -485,7 +485,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
                 if !self.code.is_start(address) {
                     continue;
                 }
-                if self.is_inside_function(address) {
+                // One entry of unwind tables describes all of a PLT.
+                if self.is_inside_function(address) && self.stub(address).is_none() {
                     self.labels.push(address);
                 } else {
                     starts.insert(address);

@@ -483,6 +483,25 @@ fn libraries_are_followed_by_symbol() {
 }
 
 #[test]
+fn the_address_of_a_neighbour_in_the_plt() {
+    let fixture = Fixture::new();
+    let library = "KEEP long syscall(long n) { return CALL(n); }
+                   KEEP void one(void) {} KEEP void two(void) {} KEEP void three(void) {}";
+    fixture.compile("libone.so", library, &["-shared", "-fPIC", "-nostdlib"]);
+    let program = "long syscall(long); void one(void), two(void), three(void);
+                   void *volatile kept[3];
+                   void start(void) {
+                       syscall(GETPID);
+                       kept[0] = one; kept[1] = two; kept[2] = three;
+                   }";
+    let flags = ["-nostdlib", "-fno-pie", "-no-pie", "-Wl,-z,lazy", "-L.", "-lone"];
+    let program = fixture.compile("program", program, &flags);
+    let analysis = analysed(&program, Some(fixture.dir.path()));
+    assert!(analysis.is_complete(), "{:?}", analysis.unresolved);
+    assert!(analysis.names().contains("getpid"));
+}
+
+#[test]
 fn why_shows_the_chain_from_the_start() {
     let fixture = Fixture::new();
     let source = "KEEP long deep(void) { return CALL(GETPID) + argument; }
