@@ -273,6 +273,42 @@ fn a_site_reached_only_through_a_jump_table_is_found() {
 }
 
 #[test]
+fn the_base_of_a_jump_table_may_be_set_before_a_loop() {
+    let body = "push %r12
+             lea table(%rip), %r12
+             jmp 3f
+          4: xor $1, %esi
+          3: and $1, %esi
+             mov %esi, %edx
+             mov %esi, %ecx
+             and $8, %ecx
+             jne 4b
+             movslq (%r12,%rdx,4), %rdi
+             add %r12, %rdi
+             notrack jmp *%rdi
+          0: mov $102, %eax
+             syscall
+             jmp 5f
+          1: mov $110, %eax
+             syscall
+          5: pop %r12
+             jmp done
+             .section .rodata
+             .balign 4
+      table: .long 0b - table, 1b - table
+             .text";
+    let program = fixture("f", body, &["f"; 6]);
+    let numbers: Vec<_> = program.sites("f").iter().map(|site| site.number).collect();
+    assert_eq!(numbers, [Some(102), Some(110)]);
+    program.check();
+    // Something else may be there.
+    let other =
+        body.replace("4: xor $1, %esi", "4: mov %rsi, %r12").replace("jne 4b", "jne 4b\nnop");
+    let program = fixture("f", &other, &["f"; 6]);
+    assert!(program.sites("f").is_empty());
+}
+
+#[test]
 fn immediates_and_data_in_text_are_no_sites() {
     let program = fixture(
         "f",

@@ -13,7 +13,11 @@
 //! a known function (which data does by an accident of one in millions), it is code, and what it
 //! calls is as well.
 
-use alloc::{collections::BTreeMap, vec, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec,
+    vec::Vec,
+};
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 
 use super::{
@@ -32,6 +36,12 @@ const MAX_TABLE: u32 = 4096;
 
 /// How far before an indirect jump its table's address and size are looked for.
 const TABLE_LOOKBACK: usize = 16;
+
+/// By address, the instructions that control comes from.
+type Predecessors = BTreeMap<u64, Vec<u64>>;
+
+/// The largest function that is searched for the base of a jump table, in bytes.
+const MAX_FUNCTION: u64 = 1 << 16;
 
 /// One instruction, and where it is.
 pub(super) type Decoded = Instruction;
@@ -62,6 +72,8 @@ pub(super) struct Flow<'i, 'a> {
     ends: Bits,
     /// Jump tables: the jump's address and where it goes.
     tables: BTreeMap<u64, Vec<u64>>,
+    /// Indirect jumps of trusted code whose tables are not known.
+    unresolved: Vec<u64>,
     pending: Vec<u64>,
     pointers: Vec<u64>,
     found: Vec<Found>,
@@ -113,6 +125,7 @@ impl<'i, 'a> Flow<'i, 'a> {
             ends: Bits::new(len),
             entries: Bits::new(len),
             tables: BTreeMap::new(),
+            unresolved: Vec::new(),
             pending: Vec::new(),
             pointers: Vec::new(),
             found: Vec::new(),
@@ -133,9 +146,11 @@ impl<'i, 'a> Flow<'i, 'a> {
             flow.call(address);
         }
         flow.drain();
+        flow.resolve_jumps();
         flow.pointers.extend(&image.pointers);
         flow.pointers.extend(branch_marks(&image.regions));
         flow.try_pointers();
+        flow.resolve_jumps();
         flow.found.sort_unstable();
         flow.found.dedup_by_key(|found| found.address);
         flow
@@ -343,7 +358,9 @@ impl<'i, 'a> Flow<'i, 'a> {
                 if self.ends.get(next) { Step::Stop } else { Step::Continue }
             }
             FlowControl::IndirectBranch => {
-                self.read_jump_table(instruction);
+                if !self.read_jump_table(instruction, None) && self.trial.is_none() {
+                    self.unresolved.push(instruction.ip());
+                }
                 Step::Stop
             }
             FlowControl::Interrupt => {
@@ -470,18 +487,46 @@ impl<'i, 'a> Flow<'i, 'a> {
         self.starts.count_union(&self.inside)
     }
 
-    /// Follows the jump table of an indirect jump, if it is one of those that compilers make.
-    fn read_jump_table(&mut self, jump: &Instruction) {
-        let Some(table) = self.recognise_table(jump) else { return };
+    /// Tries again what depends on code that was not known yet.
+    fn resolve_jumps(&mut self) {
+        loop {
+            let jumps = core::mem::take(&mut self.unresolved);
+            let tried = jumps.len();
+            let mut function = None;
+            for address in jumps {
+                let extent = self.image.function_of(address);
+                let extent = extent.filter(|(start, end)| end - start <= MAX_FUNCTION);
+                if let Some((start, end)) = extent
+                    && function.as_ref().is_none_or(|(known, _)| *known != start)
+                {
+                    function = Some((start, self.predecessors(start, end)));
+                }
+                let before = extent.and(function.as_ref()).map(|(_, before)| before);
+                let jump = self.at(address);
+                if !jump.is_some_and(|jump| self.read_jump_table(&jump, before)) {
+                    self.unresolved.push(address);
+                }
+            }
+            let is_done = self.unresolved.len() == tried;
+            self.drain();
+            if is_done {
+                return;
+            }
+        }
+    }
+
+    /// Follows the jump table of an indirect jump, if it is one of those that compilers make; whether it is.
+    fn read_jump_table(&mut self, jump: &Instruction, predecessors: Option<&Predecessors>) -> bool {
+        let Some(table) = self.recognise_table(jump, predecessors) else { return false };
         let entry_len = match table.entries {
             Entries::Absolute => 8,
             Entries::Relative => 4,
         };
-        let Some(bytes) = self.image.read(table.address) else { return };
+        let Some(bytes) = self.image.read(table.address) else { return false };
         let extent = self.image.function_of(jump.ip());
         let len = table.len.unwrap_or(MAX_TABLE).min(MAX_TABLE) as usize;
         if self.table_budget < len {
-            return;
+            return false;
         }
         self.table_budget -= len;
         let mut targets = vec![];
@@ -507,15 +552,94 @@ impl<'i, 'a> Flow<'i, 'a> {
         }
         // An entry that is not in text means that this is no table, or not of this size.
         if table.len.is_some_and(|_| targets.len() < len) {
-            return;
+            return false;
         }
         for &target in &targets {
             self.go_to(target);
         }
         self.tables.insert(jump.ip(), targets);
+        true
     }
 
-    fn recognise_table(&self, jump: &Instruction) -> Option<Table> {
+    /// Where control comes from to each known instruction of a function.
+    fn predecessors(&self, start: u64, end: u64) -> Predecessors {
+        let mut all = Predecessors::new();
+        for instruction in (start..end).filter_map(|address| self.at(address)) {
+            let from = instruction.ip();
+            let mut note = |to: u64| all.entry(to).or_default().push(from);
+            let is_direct = instruction.op_count() > 0
+                && instruction.op0_kind() == OpKind::NearBranch64
+                && !instruction.is_call_near();
+            if is_direct {
+                note(instruction.near_branch_target());
+            }
+            self.table(from).into_iter().flatten().for_each(|&to| note(to));
+            if matches!(
+                instruction.flow_control(),
+                FlowControl::Next
+                    | FlowControl::Call
+                    | FlowControl::IndirectCall
+                    | FlowControl::ConditionalBranch
+                    | FlowControl::XbeginXabortXend
+                    | FlowControl::Interrupt
+            ) {
+                note(instruction.next_ip());
+            }
+        }
+        all
+    }
+
+    /// The address that a register holds at `jump`: a table's that was put there before a loop. Known if each way
+    /// there leads from one `lea`.
+    fn base_before(&self, register: Register, jump: u64, before: &Predecessors) -> Option<u64> {
+        use Register::{R8, R9, R10, R11, R12, R13, R14, R15, RBP, RBX};
+        let survives_calls = matches!(register, RBX | RBP | R12 | R13 | R14 | R15);
+        // The others are written by instructions that do not name them.
+        if !survives_calls && !matches!(register, R8 | R9 | R10 | R11) {
+            return None;
+        }
+        let mut base = None;
+        let mut todo = before.get(&jump)?.clone();
+        let mut seen = BTreeSet::new();
+        while let Some(address) = todo.pop() {
+            if !seen.insert(address) {
+                continue;
+            }
+            let instruction = self.at(address)?;
+            let is_its = |operand| {
+                instruction.op_count() > operand
+                    && instruction.op_kind(operand) == OpKind::Register
+                    && instruction.op_register(operand).full_register() == register
+            };
+            let is_exchange = matches!(
+                instruction.mnemonic(),
+                iced_x86::Mnemonic::Xadd | iced_x86::Mnemonic::Xchg
+            );
+            let is_call =
+                matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+            if is_its(0) && writes_op0(&instruction) && !is_call {
+                let is_lea =
+                    instruction.code() == Code::Lea_r64_m && instruction.is_ip_rel_memory_operand();
+                let found = Some(instruction.ip_rel_memory_address()).filter(|_| is_lea)?;
+                if base.is_some_and(|base| base != found) {
+                    return None;
+                }
+                base = Some(found);
+            } else if is_exchange && is_its(1) || is_call && !survives_calls {
+                return None;
+            } else {
+                // Nothing leads there: the function's start, or a place that control comes to in ways not known.
+                todo.extend(before.get(&address)?);
+            }
+        }
+        base
+    }
+
+    fn recognise_table(
+        &self,
+        jump: &Instruction,
+        predecessors: Option<&Predecessors>,
+    ) -> Option<Table> {
         let mut before = vec![];
         let mut at = jump.ip();
         while before.len() < TABLE_LOOKBACK {
@@ -531,14 +655,14 @@ impl<'i, 'a> Flow<'i, 'a> {
             at = decoded.ip();
             before.push(decoded);
         }
-        let len = table_len(&before);
         let base = |register: Register, from: usize| {
-            before[from..].iter().find(|i| i.op0_register() == register && writes_op0(i)).and_then(
-                |i| {
-                    (i.code() == Code::Lea_r64_m && i.is_ip_rel_memory_operand())
-                        .then(|| i.ip_rel_memory_address())
-                },
-            )
+            let nearest =
+                before[from..].iter().find(|i| i.op0_register() == register && writes_op0(i));
+            match nearest {
+                Some(i) => (i.code() == Code::Lea_r64_m && i.is_ip_rel_memory_operand())
+                    .then(|| i.ip_rel_memory_address()),
+                None => self.base_before(register, jump.ip(), predecessors?),
+            }
         };
         // jmp *table(, %index, 8), or the same loaded into a register first.
         let load = if jump.op0_kind() == OpKind::Memory {
@@ -561,6 +685,7 @@ impl<'i, 'a> Flow<'i, 'a> {
                 register if load.memory_displacement64() == 0 => base(register, position)?,
                 _ => return None,
             };
+            let len = table_len(&before, load.memory_index());
             return Some(Table { address, len, entries: Entries::Absolute });
         }
         // movslq (%base, %index, 4), %offset; add %base, %offset; jmp *%offset
@@ -578,6 +703,7 @@ impl<'i, 'a> Flow<'i, 'a> {
                 return None;
             }
             let address = base(register, n + 1).or_else(|| base(register, position + 1))?;
+            let len = table_len(&before, offset.memory_index());
             return Some(Table { address, len, entries: Entries::Relative });
         }
         None
@@ -600,7 +726,9 @@ enum Entries {
 }
 
 /// The table's length by the bounds check before it: `cmp $n, index; ja` or `jae`, or a mask.
-fn table_len(before: &[Instruction]) -> Option<u32> {
+fn table_len(before: &[Instruction], index: Register) -> Option<u32> {
+    // The index and what it was copied from.
+    let mut indices = vec![index.full_register()];
     for (n, check) in before.iter().enumerate() {
         let is_immediate = matches!(
             check.op1_kind(),
@@ -620,7 +748,16 @@ fn table_len(before: &[Instruction]) -> Option<u32> {
                 let limit = u32::try_from(compare.try_immediate(1).ok()?).ok()?;
                 return limit.checked_add(more);
             }
-            iced_x86::Mnemonic::And if is_immediate => {
+            iced_x86::Mnemonic::Mov | iced_x86::Mnemonic::Movzx
+                if check.op0_kind() == OpKind::Register
+                    && check.op1_kind() == OpKind::Register
+                    && indices.contains(&check.op0_register().full_register()) =>
+            {
+                indices.push(check.op1_register().full_register());
+            }
+            iced_x86::Mnemonic::And
+                if is_immediate && indices.contains(&check.op0_register().full_register()) =>
+            {
                 return u32::try_from(check.immediate(1)).ok()?.checked_add(1);
             }
             _ => {}
