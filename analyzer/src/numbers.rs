@@ -127,13 +127,22 @@ struct Finder<'b, 'c, 'i, 'a> {
     lost: HashSet<u32>,
     /// By function, the words in data that hold its address.
     holders: HashMap<u64, Vec<u64>>,
-    /// Calls through such words: who is called.
-    indirect: BTreeMap<u64, BTreeSet<u32>>,
+    /// Calls through such words, or what was loaded from an import's: who is called.
+    indirect: BTreeMap<u64, BTreeSet<Callee>>,
     /// What is known about wrappers whose addresses are in data; those that were looked at.
     tables: BTreeMap<u32, Option<Table>>,
 }
 
-pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<Table>) {
+/// What [`find`] finds.
+pub(crate) struct Numbers {
+    pub(crate) sites: Vec<Site>,
+    pub(crate) uses: Vec<Use>,
+    pub(crate) tables: Vec<Table>,
+    /// Imports whose addresses code loads for nothing but to call them.
+    pub(crate) called: BTreeSet<u32>,
+}
+
+pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> Numbers {
     let entries = builder.entries();
     let mut stubs = HashMap::new();
     for &start in &builder.starts {
@@ -194,16 +203,20 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
         tables: BTreeMap::new(),
     };
     let sites = finder.sites();
-    for (index, import) in builder.linkage.imports.iter().enumerate() {
+    let mut called = BTreeSet::new();
+    for (import, index) in builder.linkage.imports.iter().zip(0..) {
         for (name, places) in WATCHED {
             if import.name == name {
                 for &place in places {
-                    finder.want(Callee::Import(index as u32), place);
+                    finder.want(Callee::Import(index), place);
+                }
+                if finder.follow_import(index) {
+                    called.insert(index);
                 }
             }
         }
         for (_, place) in DECIDERS.iter().filter(|(name, _)| import.name == *name) {
-            finder.want(Callee::Import(index as u32), *place);
+            finder.want(Callee::Import(index), *place);
         }
     }
     for export in &builder.linkage.exports {
@@ -231,7 +244,7 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> (Vec<Site>, Vec<Use>, Vec<T
     for call in &mut uses {
         call.node = builder.part_of(call.address).unwrap_or(call.node);
     }
-    (sites, uses, finder.tables.into_values().flatten().collect())
+    Numbers { sites, uses, tables: finder.tables.into_values().flatten().collect(), called }
 }
 
 fn callee_of_slot(builder: &Builder<'_, '_, '_>, slot: u64) -> Option<Callee> {
@@ -491,9 +504,9 @@ impl Finder<'_, '_, '_, '_> {
             let callee = Callee::Word(word);
             batch.contains_key(&callee).then_some((at, callee))
         });
-        let indirect = self.indirect.iter().flat_map(|(at, nodes)| {
-            let callees = nodes.iter().map(|node| Callee::Node(*node));
-            callees.filter(|callee| batch.contains_key(callee)).map(|callee| (*at, callee))
+        let indirect = self.indirect.iter().flat_map(|(at, callees)| {
+            let callees = callees.iter().filter(|callee| batch.contains_key(callee));
+            callees.map(|callee| (*at, *callee))
         });
         let calls: Vec<(u64, Callee)> =
             direct.chain(through).chain(stores).chain(indirect).collect();
@@ -554,10 +567,9 @@ impl Finder<'_, '_, '_, '_> {
             let (callee, pushed) = match event {
                 Event::Syscall | Event::Branch | Event::Instruction | Event::Done => return,
                 Event::Indirect(pushed) => {
-                    for node in indirect.get(&address).into_iter().flatten() {
-                        let callee = Callee::Node(*node);
-                        for place in batch.get(&callee).into_iter().flatten() {
-                            seen.push((address, callee, *place, state.at_callee(*place, pushed)));
+                    for callee in indirect.get(&address).into_iter().flatten() {
+                        for place in batch.get(callee).into_iter().flatten() {
+                            seen.push((address, *callee, *place, state.at_callee(*place, pushed)));
                         }
                     }
                     return;

@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     linkage::{Import, Linkage, Target},
-    numbers::{self, Site, Table, Use},
+    numbers::{self, Numbers, Site, Table, Use},
     parts::Guard,
-    value::{ARGUMENTS, SURVIVORS, number_of},
+    value::{ARGUMENTS, SURVIVORS, is_zero_store, number_of},
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 17;
+pub(crate) const VERSION: u32 = 18;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -186,6 +186,8 @@ pub(crate) struct Builder<'c, 'i, 'a> {
     pub(crate) stores: Vec<(u64, u64)>,
     /// Instructions other than calls that read words with addresses of code: where, and which word.
     pub(crate) loads: Vec<(u64, u64)>,
+    /// Instructions other than calls that read the words of imports: where, and which word.
+    pub(crate) import_loads: Vec<(u64, u64)>,
     /// Addresses of data that code knows: where, and which.
     pub(crate) data_refs: Vec<(u64, u64)>,
     /// Words whose address something takes.
@@ -244,6 +246,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             odd_writes: HashSet::new(),
             stores: Vec::new(),
             loads: Vec::new(),
+            import_loads: Vec::new(),
             data_refs: Vec::new(),
             known_words: HashSet::new(),
             slot_calls: Vec::new(),
@@ -270,7 +273,16 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         }
         self.syscalls.sort_unstable();
         self.syscalls.dedup_by_key(|(address, _)| *address);
-        let (sites, uses, tables) = numbers::find(&self);
+        let Numbers { sites, uses, tables, called } = numbers::find(&self);
+        let data: HashSet<u32> = self.chunk_nodes.values().copied().collect();
+        let nodes = self.nodes.iter_mut().zip(0..).filter(|(_, index)| !data.contains(index));
+        for link in nodes.flat_map(|(node, _)| &mut node.links) {
+            if let Link::TakeImport(import) = *link
+                && called.contains(&import)
+            {
+                *link = Link::CallImport(import);
+            }
+        }
         let constants = self.constants(&uses);
         let is_interpreter = self.is_interpreter();
         let code_nodes = self.starts.len() as u32;
@@ -704,17 +716,24 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             } else if instruction.op0_kind() == OpKind::Memory {
                 use iced_x86::Mnemonic::{Cmp, Mov, Push, Test};
                 match instruction.mnemonic() {
-                    Mov => self.stores.push((instruction.ip(), slot)),
-                    Cmp | Push | Test => {}
-                    _ => {
-                        self.odd_writes.insert(slot);
+                    Mov => {
+                        self.stores.push((instruction.ip(), slot));
+                        self.odd_writes.extend(words_of(instruction, slot).filter(|w| *w != slot));
                     }
+                    Cmp | Push | Test => {}
+                    _ if self.code.is_go() && is_zero_store(instruction) => {
+                        let halves = [slot, slot.wrapping_add(8)];
+                        self.stores.extend(halves.map(|half| (instruction.ip(), half)));
+                        let others = words_of(instruction, slot).filter(|w| !halves.contains(w));
+                        self.odd_writes.extend(others);
+                    }
+                    _ => self.odd_writes.extend(words_of(instruction, slot)),
                 }
             } else if instruction.op_count() > 1
                 && instruction.op1_kind() == OpKind::Memory
                 && instruction.mnemonic() == iced_x86::Mnemonic::Xchg
             {
-                self.odd_writes.insert(slot);
+                self.odd_writes.extend(words_of(instruction, slot));
             }
             use iced_x86::Mnemonic::{Cmp, Mov, Test};
             // What was there before is not read.
@@ -729,7 +748,10 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
                 {
                     self.loads.push((instruction.ip(), word));
                 }
-                self.link_slot(from, slot.wrapping_add(at), is_branch);
+                if !is_branch && matches!(target, Some(Target::Import(_))) {
+                    self.import_loads.push((instruction.ip(), word));
+                }
+                self.link_slot(from, word, is_branch);
             }
         }
         let mut falls = true;
@@ -1006,6 +1028,14 @@ fn headers_len(segment: &[u8]) -> usize {
     let count = segment.get(56..58).map_or(0, |count| u16::from_le_bytes([count[0], count[1]]));
     let end = word(32).and_then(|offset| offset.checked_add(u64::from(count) * 56));
     end.and_then(|end| usize::try_from(end).ok()).map_or(0, |end| end.min(segment.len()))
+}
+
+/// The words of four bytes that an instruction touches which writes at `slot`.
+fn words_of(instruction: &Instruction, slot: u64) -> impl Iterator<Item = u64> + use<> {
+    let size = instruction.memory_size().size().max(1) as u64;
+    // The aligned ones, and the one that is written to.
+    let aligned = ((slot & !3)..slot.saturating_add(size)).step_by(4);
+    std::iter::once(slot).chain(aligned.filter(move |word| *word != slot))
 }
 
 /// Whether immediate operands are values rather than targets.

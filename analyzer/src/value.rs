@@ -419,6 +419,8 @@ pub(crate) struct Interpreter<'c, 'i, 'a> {
     changes: HashMap<u64, u16>,
     /// Addresses of which none may get lost where control joins, if any.
     watched: Ranges,
+    /// Words whose addresses stand for what they hold.
+    standing: BTreeSet<u64>,
 }
 
 /// Registers that survive calls: `rbx`, `rsp`, `rbp`, `r12` to `r15`; Go's: `rsp`.
@@ -446,12 +448,26 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             returns: HashMap::new(),
             changes: HashMap::new(),
             watched: Ranges::new(),
+            standing: BTreeSet::new(),
         }
     }
 
     /// Shows every instruction from now on, and minds addresses in these ranges; in none, to end it.
     pub(crate) fn watch(&mut self, ranges: Ranges) {
         self.watched = ranges;
+    }
+
+    /// From now on, what is loaded from these words is taken to be their address.
+    pub(crate) fn let_stand(&mut self, words: BTreeSet<u64>) {
+        self.standing = words;
+    }
+
+    /// What is loaded from the word at a known address.
+    fn word(&self, address: u64, size: usize) -> Value {
+        if size == 8 && self.standing.contains(&address) {
+            return Value::constant(address);
+        }
+        Value::of(Atom::Param(Place::Word(address)))
     }
 
     /// Labels of the function that `address` is in.
@@ -829,6 +845,13 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                         state.stored = self.operand(&instruction, 1, &state);
                         show(at, Event::Store(instruction.memory_displacement64()), &state);
                         state.stored = Value::ANY;
+                    } else if is_memory_slot && self.code.is_go() && is_zero_store(&instruction) {
+                        state.stored = Value::constant(0);
+                        let slot = instruction.memory_displacement64();
+                        for half in [slot, slot.wrapping_add(8)] {
+                            show(at, Event::Store(half), &state);
+                        }
+                        state.stored = Value::ANY;
                     }
                     let tested = self.tested(&instruction, &state);
                     self.step(&instruction, &mut state);
@@ -914,12 +937,10 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                     return Value::ANY;
                 }
                 if instruction.is_ip_rel_memory_operand() {
-                    let address = instruction.ip_rel_memory_address();
-                    return Value::of(Atom::Param(Place::Word(address)));
+                    return self.word(instruction.ip_rel_memory_address(), size);
                 }
                 if instruction.memory_base() == Register::None {
-                    let address = instruction.memory_displacement64();
-                    return Value::of(Atom::Param(Place::Word(address)));
+                    return self.word(instruction.memory_displacement64(), size);
                 }
                 let Some(base) = number_of(instruction.memory_base()) else { return Value::ANY };
                 match i32::try_from(instruction.memory_displacement64() as i64) {
@@ -1044,6 +1065,17 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
                 return;
             }
             Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Endbr64 => return,
+            Mnemonic::Movups if self.code.is_go() && is_zero_store(instruction) => {
+                match frame_offset(instruction, state) {
+                    Some(offset) => {
+                        for half in [offset, offset.saturating_add(8)] {
+                            state.store(half, Value::constant(0));
+                        }
+                    }
+                    None => state.forget_escaped(),
+                }
+                return;
+            }
             _ => None,
         };
         match value {
@@ -1172,6 +1204,14 @@ impl<'c, 'i, 'a> Interpreter<'c, 'i, 'a> {
             }
         }
     }
+}
+
+/// Whether an instruction of Go's compiler stores 16 zero bytes: `X15` is always zero there
+/// (Go internal ABI specification, "amd64 architecture").
+pub(crate) fn is_zero_store(instruction: &Instruction) -> bool {
+    instruction.mnemonic() == Mnemonic::Movups
+        && instruction.op0_kind() == OpKind::Memory
+        && instruction.op1_register() == Register::XMM15
 }
 
 /// Where in the frame the memory operand is, if it is there.

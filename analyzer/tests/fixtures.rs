@@ -502,6 +502,78 @@ fn the_address_of_a_neighbour_in_the_plt() {
 }
 
 #[test]
+fn an_import_that_is_called_through_a_register() {
+    let fixture = Fixture::new();
+    let library = "KEEP long syscall(long n) { return CALL(n); } KEEP void other(void *f) {}";
+    fixture.compile("libone.so", library, &["-shared", "-fPIC", "-nostdlib"]);
+    let numbers_of = |more: &str| {
+        let source = format!(
+            "void *volatile kept; void other(void *);
+             void start(void) {{
+                 __asm__ volatile(\"sub $0x88, %rsp\\n mov syscall@GOTPCREL(%rip), %r12\\n mov $151, %edi\\n call *%r12\\n\"
+                                  \"mov %r12, 0x60(%rsp)\\n 1: mov $149, %edi\\n mov 0x60(%rsp), %r8\\n call *%r8\\n\"
+                                  \"cmp %r12, %rax\\n je 1b\\n {more}\");
+             }}"
+        );
+        let flags = ["-nostdlib", "-L.", "-lone"];
+        let program = fixture.compile("program", &source, &flags);
+        analysed_with(&Cache::open(), &program, Some(fixture.dir.path()))
+    };
+    let known = numbers_of("mov kept(%rip), %rax");
+    assert!(known.is_complete(), "{:?}", known.unresolved);
+    let names = known.names();
+    assert!(names.contains("mlockall") && names.contains("mlock"), "{names:?}");
+    // Somebody else may call it with any number.
+    for more in [
+        "mov %r12, kept(%rip)",
+        "mov %r12, %rdi\\n call other@PLT",
+        "lea 1(%r12), %rax\\n mov %rax, kept(%rip)",
+        "mov %r12, %rax\\n ret",
+        "push syscall@GOTPCREL(%rip)\\n pop kept(%rip)",
+        "lea syscall@GOTPCREL(%rip), %rax\\n mov %rax, kept(%rip)",
+    ] {
+        assert!(!numbers_of(more).is_complete(), "{more}");
+    }
+}
+
+#[test]
+fn a_write_that_reaches_into_the_next_word() {
+    let fixture = Fixture::new();
+    // The number is the second half of what is written.
+    let source = "static int pair[2] __attribute__((aligned(8)));
+        void start(void) {
+            __asm__ volatile(\"mov %1, %%rax\\n mov %%rax, %0\\n mov 4+%0, %%eax\\n syscall\"
+                             : \"+m\"(*(long *)pair) : \"i\"(0x2700000000) : \"rax\", \"rcx\", \"r11\");
+        }";
+    for flags in [STATIC, STATIC_PIE] {
+        let analysis = analysed(&fixture.compile("program", source, &flags), None);
+        assert!(
+            analysis.names().contains("getpid") || !analysis.is_complete(),
+            "{flags:?}: {:?}",
+            analysis.names()
+        );
+    }
+}
+
+#[test]
+fn go_changes_the_user_of_all_threads() {
+    let fixture = Fixture::new();
+    let source =
+        "package main\nimport \"syscall\"\nfunc main() { syscall.Setuid(syscall.Getuid()) }\n";
+    let path = fixture.dir.path();
+    fs::write(path.join("main.go"), source).unwrap();
+    for flags in [&["-ldflags=-s"][..], &["-buildmode=pie"]] {
+        let mut go = Command::new("go");
+        go.args(["build", "-o", "program"]).args(flags).arg("main.go").current_dir(path);
+        go.env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GO111MODULE", "off");
+        assert!(go.env("GOCACHE", path.join("cache")).status().unwrap().success());
+        let analysis = analysed(&path.join("program"), None);
+        assert!(analysis.is_complete(), "{flags:?}: {:?}", analysis.unresolved);
+        assert!(analysis.names().contains("setuid"));
+    }
+}
+
+#[test]
 fn why_shows_the_chain_from_the_start() {
     let fixture = Fixture::new();
     let source = "KEEP long deep(void) { return CALL(GETPID) + argument; }

@@ -5,6 +5,9 @@
 //! to. Calls through the table's words are calls of the wrapper. Wherever an address of the table or
 //! what is in its words gets out of sight (stored, passed to another file, computed with), that place is
 //! a *leak*: if it is reached, anyone may call the wrapper.
+//!
+//! The same is done for code that loads the address of another file's wrapper into a register, to call it there
+//! (compilers do so before a loop): the address of the word that it is loaded from stands for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -58,9 +61,10 @@ type Given = BTreeMap<u8, BTreeSet<u64>>;
 
 /// One wrapper's search.
 struct Walk<'b, 'c, 'i, 'a> {
-    wrapper: u32,
+    /// A function of this file, or an import: then the words' addresses stand for what they hold.
+    wrapper: Callee,
     builder: &'b Builder<'c, 'i, 'a>,
-    stubs: &'b HashMap<u64, Callee>,
+    stubs: HashMap<u64, Callee>,
     info: InstructionInfoFactory,
     words: BTreeSet<u64>,
     windows: Vec<(u64, u64)>,
@@ -92,29 +96,62 @@ impl Finder<'_, '_, '_, '_> {
         if words.len() > MAX_TABLES || followed >= MAX_TABLES {
             return None;
         }
-        let mut walk = Walk {
-            wrapper,
-            builder,
-            stubs: &self.stubs,
-            info: InstructionInfoFactory::new(),
-            windows: words.iter().map(|word| builder.around(*word, NEAR)).collect(),
-            words,
-            calls: BTreeSet::new(),
-            leaks: BTreeSet::new(),
-            passed: Vec::new(),
-            visited: HashSet::new(),
-            held: Vec::new(),
-            writes_frame: false,
-            computes: None,
-            stores: BTreeSet::new(),
-            is_passed: false,
-            given: Value::any(),
-        };
-        walk.leaks_of_data(start);
-        let mut roots = BTreeSet::new();
+        let mut walk = Walk::new(self.builder, &self.stubs, Callee::Node(wrapper), words);
+        walk.windows = walk.words.iter().map(|word| builder.around(*word, NEAR)).collect();
+        for &(at, word) in &builder.loads {
+            if walk.words.contains(&word) {
+                walk.leak(at);
+            }
+        }
+        if builder.linkage.initialisers.contains(&start) {
+            walk.leak_everywhere();
+        }
         let known = builder.data_refs.iter().filter(|(_, to)| walk.is_near(*to));
         let known: Vec<u64> = known.map(|(at, _)| *at).collect();
-        for at in &known {
+        self.follow(&mut walk, &known);
+        if walk.is_passed {
+            // What is stored there gets the table's address when it is called.
+            let stores = builder.stores.iter().filter(|(_, word)| walk.words.contains(word));
+            let stores: Vec<u64> = stores.map(|(at, _)| *at).chain(walk.stores.clone()).collect();
+            for at in stores {
+                walk.leak(at);
+            }
+            if walk.words.iter().any(|word| builder.odd_writes.contains(word)) {
+                walk.leak_everywhere();
+            }
+        }
+        let Walk { calls, leaks, .. } = walk;
+        self.note_calls(Callee::Node(wrapper), calls);
+        Some(Table { node: wrapper, leaks: leaks.into_iter().collect() })
+    }
+
+    /// Finds the calls of an import through registers; whether all code that loads its address does
+    /// nothing else with it.
+    pub(super) fn follow_import(&mut self, import: u32) -> bool {
+        let builder = self.builder;
+        let callee = Callee::Import(import);
+        let is_its = |slot: &u64| super::callee_of_slot(builder, *slot) == Some(callee);
+        let loads = builder.import_loads.iter().filter(|(_, slot)| is_its(slot));
+        let (known, words): (Vec<u64>, BTreeSet<u64>) = loads.copied().unzip();
+        if words.is_empty() {
+            return false;
+        }
+        let mut walk = Walk::new(self.builder, &self.stubs, callee, words.clone());
+        walk.windows = words.iter().map(|word| (*word, word.saturating_add(8))).collect();
+        self.interpreter.let_stand(words);
+        self.follow(&mut walk, &known);
+        self.interpreter.let_stand(BTreeSet::new());
+        let Walk { calls, leaks, .. } = walk;
+        self.note_calls(callee, calls);
+        leaks.is_empty()
+    }
+
+    /// Interprets the functions that `known` instructions are in, and those that they pass what is followed to.
+    fn follow(&mut self, walk: &mut Walk<'_, '_, '_, '_>, known: &[u64]) {
+        let builder = self.builder;
+        walk.leaks_of_data();
+        let mut roots = BTreeSet::new();
+        for at in known {
             if let Some(node) = builder.node_of(*at) {
                 roots.extend(self.roots(node));
             }
@@ -151,36 +188,55 @@ impl Finder<'_, '_, '_, '_> {
             todo.append(&mut walk.passed);
         }
         for at in known {
-            if !walk.visited.contains(&at) {
-                walk.leak(at);
+            if !walk.visited.contains(at) {
+                walk.leak(*at);
             }
         }
-        if walk.is_passed {
-            // What is stored there gets the table's address when it is called.
-            let stores = builder.stores.iter().filter(|(_, word)| walk.words.contains(word));
-            let stores: Vec<u64> = stores.map(|(at, _)| *at).chain(walk.stores.clone()).collect();
-            for at in stores {
-                walk.leak(at);
-            }
-            if walk.words.iter().any(|word| builder.odd_writes.contains(word)) {
-                walk.leak_everywhere();
-            }
-        }
-        let Walk { calls, leaks, .. } = walk;
+    }
+
+    fn note_calls(&mut self, callee: Callee, calls: BTreeSet<u64>) {
         for at in calls {
-            self.indirect.entry(at).or_default().insert(wrapper);
-            if let Some(node) = builder.node_of(at) {
-                let callers = self.callers.entry(Callee::Node(wrapper)).or_default();
+            self.indirect.entry(at).or_default().insert(callee);
+            if let Some(node) = self.builder.node_of(at) {
+                let callers = self.callers.entry(callee).or_default();
                 if !callers.contains(&node) {
                     callers.push(node);
                 }
             }
         }
-        Some(Table { node: wrapper, leaks: leaks.into_iter().collect() })
     }
 }
 
-impl Walk<'_, '_, '_, '_> {
+impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
+    fn new(
+        builder: &'b Builder<'c, 'i, 'a>,
+        stubs: &HashMap<u64, Callee>,
+        wrapper: Callee,
+        words: BTreeSet<u64>,
+    ) -> Self {
+        Self {
+            wrapper,
+            builder,
+            stubs: stubs.clone(),
+            info: InstructionInfoFactory::new(),
+            windows: Vec::new(),
+            words,
+            calls: BTreeSet::new(),
+            leaks: BTreeSet::new(),
+            passed: Vec::new(),
+            visited: HashSet::new(),
+            held: Vec::new(),
+            writes_frame: false,
+            computes: None,
+            stores: BTreeSet::new(),
+            is_passed: false,
+            given: Value::any(),
+        }
+    }
+
+    fn is_import(&self) -> bool {
+        matches!(self.wrapper, Callee::Import(_))
+    }
     fn is_near(&self, address: u64) -> bool {
         is_in(&self.windows, address)
     }
@@ -210,8 +266,8 @@ impl Walk<'_, '_, '_, '_> {
         }
     }
 
-    /// Data that leads to the table, loads of its words, and others that find it by name.
-    fn leaks_of_data(&mut self, wrapper: u64) {
+    /// Data that leads to the table, and others that find it by name.
+    fn leaks_of_data(&mut self) {
         let builder = self.builder;
         for (at, target) in &builder.linkage.slots {
             // A pointer to itself stands for the file (__dso_handle), or for an empty list.
@@ -227,16 +283,11 @@ impl Walk<'_, '_, '_, '_> {
                 self.leaks.insert(Leak { node, address: *at, passed_to: None });
             }
         }
-        for &(at, word) in &builder.loads {
-            if self.words.contains(&word) {
-                self.leak(at);
-            }
-        }
         let is_exported = builder.linkage.exports.iter().any(|export| {
             let end = export.address.saturating_add(export.size.max(8));
             !export.is_code && self.words.range(export.address..end).next().is_some()
         });
-        if is_exported || builder.linkage.initialisers.contains(&wrapper) {
+        if is_exported {
             self.leak_everywhere();
         }
     }
@@ -270,8 +321,12 @@ impl Walk<'_, '_, '_, '_> {
                 self.check_stack(at, state);
                 if self.calls.contains(&at) {
                     self.is_passed |= self.has_arguments(state);
-                    let wrapper = Ok(Callee::Node(self.wrapper));
-                    self.hand_on(at, wrapper, &HANDED_ON, state);
+                    // The register that is called through is no argument: nobody passes itself to a wrapper.
+                    let target = self.builder.code.decode(at).filter(|_| self.is_import());
+                    let target = target.and_then(|call| number_of(call.op0_register()));
+                    let mut registers = HANDED_ON.to_vec();
+                    registers.retain(|register| Some(usize::from(*register)) != target);
+                    self.hand_on(at, Ok(self.wrapper), &registers, state);
                 } else {
                     self.leak_arguments(at, state);
                 }
@@ -383,6 +438,19 @@ impl Walk<'_, '_, '_, '_> {
         let frame = crate::value::frame_offset(instruction, state).filter(|_| memory.is_some());
         self.writes_frame = mnemonic == Mnemonic::Push || memory == Some(0) && frame.is_some();
         let base = number_of(instruction.memory_base()).map(|number| number as u8);
+        if self.is_import() {
+            if is_flow
+                && instruction.op0_kind() == OpKind::Register
+                && let Some(register) = number_of(instruction.op0_register())
+                && !self.near(state, register as u8).is_empty()
+            {
+                self.calls.insert(instruction.ip());
+                return true;
+            }
+            if memory.is_some() && !self.is_plain_load(instruction, state) {
+                return false;
+            }
+        }
         if memory.is_some() && !instruction.is_ip_rel_memory_operand() {
             let displacement = instruction.memory_displacement64();
             let has_register = instruction.memory_base() != Register::None
@@ -483,6 +551,26 @@ impl Walk<'_, '_, '_, '_> {
             }
         }
         true
+    }
+
+    /// Whether an instruction with a memory operand does no more to an import's address than to load it.
+    fn is_plain_load(&self, instruction: &Instruction, state: &State) -> bool {
+        let registers = [instruction.memory_base(), instruction.memory_index()];
+        if registers.iter().filter_map(|register| number_of(*register)).next().is_some() {
+            let used = registers.iter().filter_map(|register| number_of(*register));
+            let is_followed = |register: usize| !self.near(state, register as u8).is_empty();
+            return !{ used }.any(is_followed);
+        }
+        let slot = instruction.memory_displacement64();
+        let end = slot.saturating_add(instruction.memory_size().size().max(1) as u64);
+        let touches = self.words.range(slot.saturating_sub(7)..end).next().is_some();
+        !touches
+            || instruction.flow_control() != FlowControl::Next
+            || matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
+            || instruction.mnemonic() == Mnemonic::Mov
+                && self.words.contains(&slot)
+                && instruction.op0_kind() == OpKind::Register
+                && instruction.op0_register().size() == 8
     }
 
     /// Looks at what an instruction without control flow has done.
