@@ -8,6 +8,7 @@ pub(crate) mod tables;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use iced_x86::FlowControl;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -131,6 +132,10 @@ struct Finder<'b, 'c, 'i, 'a> {
     indirect: BTreeMap<u64, BTreeSet<Callee>>,
     /// What is known about wrappers whose addresses are in data; those that were looked at.
     tables: BTreeMap<u32, Option<Table>>,
+    /// See [`Numbers::called`].
+    called: BTreeSet<Callee>,
+    /// How many functions were interpreted for tables.
+    walks: usize,
 }
 
 /// What [`find`] finds.
@@ -138,8 +143,8 @@ pub(crate) struct Numbers {
     pub(crate) sites: Vec<Site>,
     pub(crate) uses: Vec<Use>,
     pub(crate) tables: Vec<Table>,
-    /// Imports whose addresses code loads for nothing but to call them.
-    pub(crate) called: BTreeSet<u32>,
+    /// Those whose addresses code puts into registers for nothing but to call them there.
+    pub(crate) called: BTreeSet<Callee>,
 }
 
 pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> Numbers {
@@ -201,18 +206,17 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> Numbers {
         holders,
         indirect: BTreeMap::new(),
         tables: BTreeMap::new(),
+        called: BTreeSet::new(),
+        walks: 0,
     };
     let sites = finder.sites();
-    let mut called = BTreeSet::new();
     for (import, index) in builder.linkage.imports.iter().zip(0..) {
         for (name, places) in WATCHED {
             if import.name == name {
                 for &place in places {
                     finder.want(Callee::Import(index), place);
                 }
-                if finder.follow_import(index) {
-                    called.insert(index);
-                }
+                finder.follow_import(index);
             }
         }
         for (_, place) in DECIDERS.iter().filter(|(name, _)| import.name == *name) {
@@ -244,7 +248,12 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> Numbers {
     for call in &mut uses {
         call.node = builder.part_of(call.address).unwrap_or(call.node);
     }
-    Numbers { sites, uses, tables: finder.tables.into_values().flatten().collect(), called }
+    Numbers {
+        sites,
+        uses,
+        tables: finder.tables.into_values().flatten().collect(),
+        called: finder.called,
+    }
 }
 
 fn callee_of_slot(builder: &Builder<'_, '_, '_>, slot: u64) -> Option<Callee> {
@@ -372,13 +381,19 @@ impl Finder<'_, '_, '_, '_> {
             if found.contains_key(&address) && !self.lost.contains(&node) {
                 continue;
             }
-            let start = gap.unwrap_or_else(|| self.leader(builder.starts[node as usize], address));
+            let leader = self.leader(builder.starts[node as usize], address);
+            let starts = gap.map_or([leader, self.run_start(address)], |gap| [gap; 2]);
             let mut seen = Vec::new();
-            self.interpreter.fragment(start, |at, event, state| {
-                if event == Event::Syscall && at == address {
-                    seen.push(Observed::at_site(state));
+            for start in starts {
+                self.interpreter.fragment(start, |at, event, state| {
+                    if event == Event::Syscall && at == address {
+                        seen.push(Observed::at_site(state));
+                    }
+                });
+                if !seen.is_empty() {
+                    break;
                 }
-            });
+            }
             let is_known = seen.iter().any(|o| o.number.atoms().is_some());
             if gap.is_some() && !is_known {
                 // Most likely not code.
@@ -401,6 +416,23 @@ impl Finder<'_, '_, '_, '_> {
             .rev()
             .find(|&at| self.builder.code.is_start(at) && self.builder.code.is_target(at))
             .unwrap_or(start)
+    }
+
+    /// Where the instructions start that run one after the other up to `address`, without calls, jumps and
+    /// targets of jumps in between: a landing pad, which nothing leads to but the unwinder.
+    fn run_start(&self, address: u64) -> u64 {
+        let code = self.builder.code;
+        let mut start = address;
+        while !code.is_target(start) {
+            let nearest = (start.saturating_sub(15)..start).rev();
+            let before = nearest.filter(|at| code.is_start(*at)).filter_map(|at| code.decode(at));
+            let before = before.filter(|instruction| instruction.next_ip() == start).last();
+            match before {
+                Some(before) if before.flow_control() == FlowControl::Next => start = before.ip(),
+                _ => break,
+            }
+        }
+        start
     }
 
     fn observe(
@@ -455,6 +487,7 @@ impl Finder<'_, '_, '_, '_> {
                 if let Callee::Node(node) = *callee
                     && !self.tables.contains_key(&node)
                 {
+                    self.follow_function(node);
                     let table = self.follow_tables(node);
                     self.tables.insert(node, table);
                 }
@@ -519,24 +552,29 @@ impl Finder<'_, '_, '_, '_> {
             if places.is_empty() {
                 continue;
             }
-            let start = self.leader(builder.starts[node as usize], address);
+            let leader = self.leader(builder.starts[node as usize], address);
             let mut seen = Vec::new();
-            self.interpreter.fragment(start, |at, event, state| {
-                let pushed = match event {
-                    Event::Call(_) => 8,
-                    Event::Through(_, pushed) | Event::Indirect(pushed) => pushed,
-                    _ => 0,
-                };
-                if at == address {
-                    for place in &places {
-                        let value = match event {
-                            Event::Store(_) => state.stored(*place),
-                            _ => state.at_callee(*place, pushed),
-                        };
-                        seen.push((*place, value));
+            for start in [leader, self.run_start(address)] {
+                self.interpreter.fragment(start, |at, event, state| {
+                    let pushed = match event {
+                        Event::Call(_) => 8,
+                        Event::Through(_, pushed) | Event::Indirect(pushed) => pushed,
+                        _ => 0,
+                    };
+                    if at == address {
+                        for place in &places {
+                            let value = match event {
+                                Event::Store(_) => state.stored(*place),
+                                _ => state.at_callee(*place, pushed),
+                            };
+                            seen.push((*place, value));
+                        }
                     }
+                });
+                if !seen.is_empty() {
+                    break;
                 }
-            });
+            }
             for place in &places {
                 let key = (address, node, callee, *place);
                 let values = seen.iter().filter(|(other, _)| other == place);

@@ -20,13 +20,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     linkage::{Import, Linkage, Target},
-    numbers::{self, Numbers, Site, Table, Use},
+    numbers::{self, Callee, Numbers, Site, Table, Use},
     parts::Guard,
     value::{ARGUMENTS, SURVIVORS, is_zero_store, number_of},
 };
 
 /// Changes whenever summaries do.
-pub(crate) const VERSION: u32 = 18;
+pub(crate) const VERSION: u32 = 20;
 
 /// What a node leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -190,6 +190,8 @@ pub(crate) struct Builder<'c, 'i, 'a> {
     pub(crate) import_loads: Vec<(u64, u64)>,
     /// Addresses of data that code knows: where, and which.
     pub(crate) data_refs: Vec<(u64, u64)>,
+    /// Addresses of code that code knows: where, and which.
+    pub(crate) code_refs: Vec<(u64, u64)>,
     /// Words whose address something takes.
     pub(crate) known_words: HashSet<u64>,
     /// `syscall` instructions, with the start of the gap if they are in one.
@@ -248,6 +250,7 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
             loads: Vec::new(),
             import_loads: Vec::new(),
             data_refs: Vec::new(),
+            code_refs: Vec::new(),
             known_words: HashSet::new(),
             slot_calls: Vec::new(),
             syscalls: Vec::new(),
@@ -277,10 +280,12 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         let data: HashSet<u32> = self.chunk_nodes.values().copied().collect();
         let nodes = self.nodes.iter_mut().zip(0..).filter(|(_, index)| !data.contains(index));
         for link in nodes.flat_map(|(node, _)| &mut node.links) {
-            if let Link::TakeImport(import) = *link
-                && called.contains(&import)
-            {
-                *link = Link::CallImport(import);
+            match *link {
+                Link::TakeImport(to) if called.contains(&Callee::Import(to)) => {
+                    *link = Link::CallImport(to);
+                }
+                Link::Taken(to) if called.contains(&Callee::Node(to)) => *link = Link::Call(to),
+                _ => {}
             }
         }
         let constants = self.constants(&uses);
@@ -691,6 +696,8 @@ impl<'c, 'i, 'a> Builder<'c, 'i, 'a> {
         for address in &known[..count] {
             if self.is_data(*address) {
                 self.data_refs.push((instruction.ip(), *address));
+            } else if self.code.is_text(*address) {
+                self.code_refs.push((instruction.ip(), *address));
             }
             if let Some(name) = self.services.get(address) {
                 let name = name.clone();

@@ -537,6 +537,42 @@ fn an_import_that_is_called_through_a_register() {
 }
 
 #[test]
+fn a_wrapper_that_is_called_through_a_register() {
+    let source = |load: &str, more: &str| {
+        format!(
+            "KEEP long wrapper(long n) {{ return CALL(n); }}
+             void *volatile kept; KEEP void other(void *f) {{ kept = f; }}
+             void start(void) {{
+                 __asm__ volatile(\"{load}\\n 1: mov $39, %edi\\n call *%r12\\n\"
+                                  \"mov $102, %edi\\n call *%r12\\n cmp %r12, %rax\\n je 1b\\n {more}\");
+             }}"
+        )
+    };
+    let word = "mov word(%rip), %r12\\n .pushsection .data\\n .balign 8\\n word: .quad wrapper\\n .popsection";
+    for load in ["lea wrapper(%rip), %r12", word] {
+        expect(&source(load, "nop"), &["getpid", "getuid"]);
+        let fixture = Fixture::new();
+        for more in ["mov %r12, kept(%rip)", "mov %r12, %rdi\\n call other"] {
+            let program = fixture.compile("program", &source(load, more), &STATIC_PIE);
+            assert!(!analysed(&program, None).is_complete(), "{load} {more}");
+        }
+    }
+}
+
+#[test]
+fn what_only_the_unwinder_leads_to() {
+    expect(
+        "KEEP long wrapper(long n) { return CALL(n); }
+         KEEP void die(void) { for (;;) CALL(EXIT); }
+         void start(void) {
+             if (argument) wrapper(GETUID);
+             __asm__ volatile(\"call die\\n mov $39, %edi\\n xor %eax, %eax\\n call wrapper\\n ud2\");
+         }",
+        &["exit", "getpid", "getuid"],
+    );
+}
+
+#[test]
 fn a_write_that_reaches_into_the_next_word() {
     let fixture = Fixture::new();
     // The number is the second half of what is written.

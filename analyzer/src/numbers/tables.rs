@@ -40,8 +40,12 @@ pub(crate) struct Leak {
     pub(crate) passed_to: Option<(u32, u8)>,
 }
 
-/// How many functions are interpreted for one wrapper.
+/// How many functions are interpreted for one wrapper, and for all of a file.
 const MAX_WALKS: usize = 400;
+const MAX_ALL_WALKS: usize = 1600;
+
+/// How many instructions that know where a table is are looked at.
+const MAX_KNOWN: usize = 256;
 
 /// How many wrappers of a file are followed so, and through how many words each.
 const MAX_TABLES: usize = 64;
@@ -61,8 +65,10 @@ type Given = BTreeMap<u8, BTreeSet<u64>>;
 
 /// One wrapper's search.
 struct Walk<'b, 'c, 'i, 'a> {
-    /// A function of this file, or an import: then the words' addresses stand for what they hold.
     wrapper: Callee,
+    /// What is followed is the wrapper's own address in registers; where it is loaded from words, their addresses
+    /// stand for it.
+    is_in_registers: bool,
     builder: &'b Builder<'c, 'i, 'a>,
     stubs: HashMap<u64, Callee>,
     info: InstructionInfoFactory,
@@ -98,8 +104,10 @@ impl Finder<'_, '_, '_, '_> {
         }
         let mut walk = Walk::new(self.builder, &self.stubs, Callee::Node(wrapper), words);
         walk.windows = walk.words.iter().map(|word| builder.around(*word, NEAR)).collect();
+        walk.leaks_of_data();
+        let is_called = self.called.contains(&Callee::Node(wrapper));
         for &(at, word) in &builder.loads {
-            if walk.words.contains(&word) {
+            if walk.words.contains(&word) && !is_called {
                 walk.leak(at);
             }
         }
@@ -108,6 +116,9 @@ impl Finder<'_, '_, '_, '_> {
         }
         let known = builder.data_refs.iter().filter(|(_, to)| walk.is_near(*to));
         let known: Vec<u64> = known.map(|(at, _)| *at).collect();
+        if known.len() > MAX_KNOWN {
+            return None;
+        }
         self.follow(&mut walk, &known);
         if walk.is_passed {
             // What is stored there gets the table's address when it is called.
@@ -125,31 +136,54 @@ impl Finder<'_, '_, '_, '_> {
         Some(Table { node: wrapper, leaks: leaks.into_iter().collect() })
     }
 
-    /// Finds the calls of an import through registers; whether all code that loads its address does
-    /// nothing else with it.
-    pub(super) fn follow_import(&mut self, import: u32) -> bool {
+    /// Finds the calls of an import through registers.
+    pub(super) fn follow_import(&mut self, import: u32) {
         let builder = self.builder;
         let callee = Callee::Import(import);
         let is_its = |slot: &u64| super::callee_of_slot(builder, *slot) == Some(callee);
         let loads = builder.import_loads.iter().filter(|(_, slot)| is_its(slot));
-        let (known, words): (Vec<u64>, BTreeSet<u64>) = loads.copied().unzip();
-        if words.is_empty() {
-            return false;
+        let (known, words) = loads.copied().unzip();
+        self.follow_registers(callee, &known, words);
+    }
+
+    /// Finds the calls of a function of this file through registers.
+    pub(super) fn follow_function(&mut self, node: u32) {
+        let builder = self.builder;
+        let start = builder.starts[node as usize];
+        if builder.linkage.resolvers.contains(&start) {
+            return;
+        }
+        let holders = self.holders.get(&start).map_or(&[][..], Vec::as_slice);
+        let refs = builder.code_refs.iter().filter(|(_, to)| *to == start);
+        let loads = builder.loads.iter().filter(|(_, word)| holders.contains(word));
+        let (known, words) = refs.chain(loads).copied().unzip();
+        self.follow_registers(Callee::Node(node), &known, words);
+    }
+
+    /// Finds the calls of what code loads from these words, or of the function at this address.
+    fn follow_registers(&mut self, callee: Callee, known: &Vec<u64>, words: BTreeSet<u64>) {
+        if known.is_empty() || known.len() > MAX_KNOWN {
+            return;
         }
         let mut walk = Walk::new(self.builder, &self.stubs, callee, words.clone());
-        walk.windows = words.iter().map(|word| (*word, word.saturating_add(8))).collect();
+        walk.is_in_registers = true;
+        walk.windows = words.iter().map(|word| (*word, word.saturating_add(1))).collect();
+        if matches!(callee, Callee::Import(_)) {
+            walk.leaks_of_data();
+        }
         self.interpreter.let_stand(words);
-        self.follow(&mut walk, &known);
+        self.follow(&mut walk, known);
         self.interpreter.let_stand(BTreeSet::new());
         let Walk { calls, leaks, .. } = walk;
         self.note_calls(callee, calls);
-        leaks.is_empty()
+        if leaks.is_empty() {
+            self.called.insert(callee);
+        }
     }
 
     /// Interprets the functions that `known` instructions are in, and those that they pass what is followed to.
     fn follow(&mut self, walk: &mut Walk<'_, '_, '_, '_>, known: &[u64]) {
         let builder = self.builder;
-        walk.leaks_of_data();
         let mut roots = BTreeSet::new();
         for at in known {
             if let Some(node) = builder.node_of(*at) {
@@ -171,7 +205,8 @@ impl Finder<'_, '_, '_, '_> {
                 continue;
             }
             walks += 1;
-            if walks > MAX_WALKS {
+            self.walks += 1;
+            if walks > MAX_WALKS || self.walks > MAX_ALL_WALKS {
                 walk.leak_everywhere();
                 break;
             }
@@ -216,6 +251,7 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
     ) -> Self {
         Self {
             wrapper,
+            is_in_registers: false,
             builder,
             stubs: stubs.clone(),
             info: InstructionInfoFactory::new(),
@@ -234,9 +270,6 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
         }
     }
 
-    fn is_import(&self) -> bool {
-        matches!(self.wrapper, Callee::Import(_))
-    }
     fn is_near(&self, address: u64) -> bool {
         is_in(&self.windows, address)
     }
@@ -322,7 +355,7 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
                 if self.calls.contains(&at) {
                     self.is_passed |= self.has_arguments(state);
                     // The register that is called through is no argument: nobody passes itself to a wrapper.
-                    let target = self.builder.code.decode(at).filter(|_| self.is_import());
+                    let target = self.builder.code.decode(at).filter(|_| self.is_in_registers);
                     let target = target.and_then(|call| number_of(call.op0_register()));
                     let mut registers = HANDED_ON.to_vec();
                     registers.retain(|register| Some(usize::from(*register)) != target);
@@ -438,7 +471,7 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
         let frame = crate::value::frame_offset(instruction, state).filter(|_| memory.is_some());
         self.writes_frame = mnemonic == Mnemonic::Push || memory == Some(0) && frame.is_some();
         let base = number_of(instruction.memory_base()).map(|number| number as u8);
-        if self.is_import() {
+        if self.is_in_registers {
             if is_flow
                 && instruction.op0_kind() == OpKind::Register
                 && let Some(register) = number_of(instruction.op0_register())
@@ -449,6 +482,16 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
             }
             if memory.is_some() && !self.is_plain_load(instruction, state) {
                 return false;
+            }
+            let is_immediate = |n| {
+                let value = instruction.try_immediate(n).unwrap_or(0);
+                self.is_near(value) || self.is_near(value & 0xffff_ffff)
+            };
+            if !is_flow && (0..instruction.op_count()).any(is_immediate) {
+                let is_move = mnemonic == Mnemonic::Mov
+                    && instruction.op0_kind() == OpKind::Register
+                    && instruction.op0_register().size() >= 4;
+                return is_move || is_looked_at;
             }
         }
         if memory.is_some() && !instruction.is_ip_rel_memory_operand() {
@@ -567,7 +610,8 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
         !touches
             || instruction.flow_control() != FlowControl::Next
             || matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test)
-            || instruction.mnemonic() == Mnemonic::Mov
+            || matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Lea)
+                && (instruction.mnemonic() == Mnemonic::Lea) == self.builder.code.is_text(slot)
                 && self.words.contains(&slot)
                 && instruction.op0_kind() == OpKind::Register
                 && instruction.op0_register().size() == 8
