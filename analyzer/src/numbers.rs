@@ -425,8 +425,9 @@ impl Finder<'_, '_, '_, '_> {
         let mut start = address;
         while !code.is_target(start) {
             let nearest = (start.saturating_sub(15)..start).rev();
-            let before = nearest.filter(|at| code.is_start(*at)).filter_map(|at| code.decode(at));
-            let before = before.filter(|instruction| instruction.next_ip() == start).last();
+            let mut before =
+                nearest.filter(|at| code.is_start(*at)).filter_map(|at| code.decode(at));
+            let before = before.find(|instruction| instruction.next_ip() == start);
             match before {
                 Some(before) if before.flow_control() == FlowControl::Next => start = before.ip(),
                 _ => break,

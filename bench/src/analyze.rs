@@ -1,5 +1,6 @@
 //! hx-analyze beside what programs do, and the kernels that come of it.
 
+mod installed;
 mod kernels;
 mod loupe;
 mod suites;
@@ -44,6 +45,9 @@ pub(crate) struct Options {
     /// apt-get; nginx's have to be there: a clone of github.com/nginx/nginx-tests. Takes an hour.
     #[arg(long, value_name = "DIR")]
     suites: Option<PathBuf>,
+    /// Instead, analyse all programs that are installed on this host, and say which may make any call.
+    #[arg(long)]
+    installed: bool,
     /// Compare with a copy of the data set github.com/unikraft/loupedb too.
     #[arg(long, value_name = "DIR")]
     loupe: Option<PathBuf>,
@@ -76,6 +80,7 @@ pub(crate) struct Report {
     /// Applications in their own test suites.
     suites: Vec<Row>,
     loupe: Vec<loupe::Row>,
+    installed: Vec<installed::Row>,
     kernels: Vec<kernels::Row>,
 }
 
@@ -87,6 +92,7 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
     let is_wanted = |program: &str| {
         Path::new(program).exists()
             && !options.no_programs
+            && !options.installed
             && (options.words.is_empty() || options.words.iter().any(|word| program.contains(word)))
     };
     let mut programs = Vec::new();
@@ -117,8 +123,10 @@ pub(crate) fn measure(options: &Options) -> Result<Report> {
         }
     }
     let loupe = options.loupe.as_deref().map_or(Ok(Vec::new()), loupe::measure)?;
-    let kernels = if options.no_kernels { Vec::new() } else { kernels::measure()? };
-    Ok(Report { programs, applications, suites, loupe, kernels })
+    let installed = if options.installed { installed::measure() } else { Vec::new() };
+    let kernels =
+        if options.no_kernels || options.installed { Vec::new() } else { kernels::measure()? };
+    Ok(Report { programs, applications, suites, loupe, installed, kernels })
 }
 
 /// The calls that a program makes in a workload.
@@ -258,6 +266,7 @@ impl fmt::Display for Report {
         table(f, &self.applications, "application")?;
         table(f, &self.suites, "in its test suite")?;
         loupe::table(f, &self.loupe)?;
+        installed::table(f, &self.installed)?;
         kernels::table(f, &self.kernels)
     }
 }

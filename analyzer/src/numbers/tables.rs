@@ -142,7 +142,7 @@ impl Finder<'_, '_, '_, '_> {
         let callee = Callee::Import(import);
         let is_its = |slot: &u64| super::callee_of_slot(builder, *slot) == Some(callee);
         let loads = builder.import_loads.iter().filter(|(_, slot)| is_its(slot));
-        let (known, words) = loads.copied().unzip();
+        let (known, words): (Vec<u64>, _) = loads.copied().unzip();
         self.follow_registers(callee, &known, words);
     }
 
@@ -156,12 +156,12 @@ impl Finder<'_, '_, '_, '_> {
         let holders = self.holders.get(&start).map_or(&[][..], Vec::as_slice);
         let refs = builder.code_refs.iter().filter(|(_, to)| *to == start);
         let loads = builder.loads.iter().filter(|(_, word)| holders.contains(word));
-        let (known, words) = refs.chain(loads).copied().unzip();
+        let (known, words): (Vec<u64>, _) = refs.chain(loads).copied().unzip();
         self.follow_registers(Callee::Node(node), &known, words);
     }
 
     /// Finds the calls of what code loads from these words, or of the function at this address.
-    fn follow_registers(&mut self, callee: Callee, known: &Vec<u64>, words: BTreeSet<u64>) {
+    fn follow_registers(&mut self, callee: Callee, known: &[u64], words: BTreeSet<u64>) {
         if known.is_empty() || known.len() > MAX_KNOWN {
             return;
         }
