@@ -171,6 +171,77 @@ END
          -pbkdf2 -k x -in t -out e; $TRACE openssl dgst -sha256 t; $TRACE openssl rand -hex 9; timeout 3 $TRACE openssl s_server -accept 27111 -key k -cert c -www & \
          sleep 1; curl -sk -o /dev/null https://127.0.0.1:27111/; echo | timeout 2 $TRACE openssl s_client -connect 127.0.0.1:27111; wait",
     ),
+    // Rust.
+    (
+        "/usr/bin/rg",
+        "$TRACE rg -n --color=always b . /etc/ssl; $TRACE rg -c -f t t; $TRACE rg --files --hidden /etc; $TRACE rg --mmap -j4 root /etc; \
+         gzip -k t; $TRACE rg -z b t.gz; $TRACE rg b <t",
+    ),
+    (
+        "/usr/bin/fdfind",
+        "$TRACE fdfind -HI -e conf . /etc; $TRACE fdfind -x echo {} ';' '^t$' .; $TRACE fdfind -l . .; $TRACE fdfind -S +1k -t l -o root . /etc",
+    ),
+    (
+        "/usr/bin/batcat",
+        "$TRACE batcat --color=always --paging=never t /etc/passwd; $TRACE batcat --list-languages; $TRACE batcat --paging=always t; \
+         $TRACE batcat - <t; $TRACE batcat --diagnostic",
+    ),
+    (
+        "/usr/bin/hyperfine",
+        "$TRACE hyperfine -N --runs 3 --export-json o.json true; $TRACE hyperfine --warmup 1 --runs 2 'sleep 0.01' 'cat t'",
+    ),
+    (
+        "/usr/bin/exa",
+        "$TRACE exa -laR --git /usr/share/doc/bash; $TRACE exa -T --color=always /etc/ssl; $TRACE exa -l@ --extended .; $TRACE exa -lghHimSU /dev",
+    ),
+    // Go.
+    (
+        "/usr/bin/gron",
+        r#"echo '{"a":[1,2,{"b":null}]}' >j; $TRACE gron j; $TRACE gron <j >g; $TRACE gron -u g; $TRACE gron http://127.0.0.1:1/"#,
+    ),
+    (
+        "/usr/bin/gofmt",
+        r#"printf 'package main\nfunc main(){println( 1 )}\n' >m.go; $TRACE gofmt m.go; $TRACE gofmt -d m.go; $TRACE gofmt -w -s m.go; $TRACE gofmt -l ."#,
+    ),
+    (
+        "/usr/bin/restic",
+        "export RESTIC_PASSWORD=x RESTIC_CACHE_DIR=$PWD/c; mkdir d r; seq 100000 >d/n; ln -s n d/l; ln d/n d/h; $TRACE restic init -r repo; \
+         $TRACE restic -r repo backup d; echo more >>d/n; $TRACE restic -r repo backup d; $TRACE restic -r repo snapshots; $TRACE restic -r repo check; \
+         $TRACE restic -r repo restore latest -t r; $TRACE restic -r repo forget --keep-last 1 --prune; $TRACE restic -r repo stats",
+    ),
+    (
+        "/usr/bin/rclone",
+        r#"
+        mkdir d; seq 100000 >d/n; cp t d; export RCLONE_CONFIG=$PWD/rclone.conf
+        $TRACE rclone sync d e; $TRACE rclone check d e; $TRACE rclone lsl e; $TRACE rclone md5sum e; $TRACE rclone move e f; $TRACE rclone size f
+        $TRACE rclone serve http --addr 127.0.0.1:27121 f &
+        for n in 1 2 3 4 5 6 7 8 9; do sleep 0.5; curl -sf http://127.0.0.1:27121/t && break; done
+        $TRACE rclone copy --http-url http://127.0.0.1:27121 :http: g
+        pkill -TERM -P $!
+        wait
+        "#,
+    ),
+    (
+        "/usr/bin/prometheus-node-exporter",
+        r#"
+        $TRACE prometheus-node-exporter --web.listen-address=127.0.0.1:27122 &
+        for n in 1 2 3 4 5 6 7 8 9; do sleep 0.5; curl -sf http://127.0.0.1:27122/metrics >m && break; done
+        curl -s http://127.0.0.1:27122/; curl -s --compressed http://127.0.0.1:27122/metrics >m
+        pkill -TERM -P $!
+        wait
+        "#,
+    ),
+    (
+        "/usr/bin/caddy",
+        r#"
+        mkdir d; seq 100000 >d/n; cp t d; export HOME=$PWD
+        $TRACE caddy file-server --root d --browse --listen 127.0.0.1:27123 &
+        for n in 1 2 3 4 5 6 7 8 9; do sleep 0.5; curl -sf http://127.0.0.1:27123/t && break; done
+        curl -s http://127.0.0.1:27123/; curl -s --compressed http://127.0.0.1:27123/n >n; curl -s -r 5-9 http://127.0.0.1:27123/n
+        pkill -TERM -P $!
+        wait
+        "#,
+    ),
     (
         "/bin/dash",
         r#"$TRACE dash -c 'echo hi >x; cat <t | grep b; for f in *; do test -r $f; done; (cd /; exit 3); x=$(date); sleep 0.1 & wait $!; trap "echo t" EXIT USR1; kill -USR1 $$;
