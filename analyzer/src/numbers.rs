@@ -6,7 +6,10 @@
 
 pub(crate) mod tables;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    rc::Rc,
+};
 
 use iced_x86::FlowControl;
 use serde::{Deserialize, Serialize};
@@ -121,7 +124,7 @@ struct Finder<'b, 'c, 'i, 'a> {
     /// By node, those that jump into its middle.
     middles: HashMap<u32, Vec<u32>>,
     /// PLT entries, and what they lead to.
-    stubs: HashMap<u64, Callee>,
+    stubs: Rc<HashMap<u64, Callee>>,
     wanted: BTreeSet<(Callee, Place)>,
     todo: Vec<(Callee, Place)>,
     /// Nodes with jumps whose targets are not known.
@@ -199,7 +202,7 @@ pub(crate) fn find(builder: &Builder<'_, '_, '_>) -> Numbers {
         interpreter,
         callers,
         middles,
-        stubs,
+        stubs: Rc::new(stubs),
         wanted: BTreeSet::new(),
         todo: Vec::new(),
         lost: HashSet::new(),

@@ -1235,16 +1235,10 @@ impl Analysis {
         let mut seen: HashSet<u32> = todo.iter().copied().collect();
         while let Some(at) = todo.pop() {
             for link in &summary.nodes[at as usize].links {
-                if let Link::Call(to)
-                | Link::Jump(to)
-                | Link::Taken(to)
-                | Link::Data(to)
-                | Link::Guarded(to, _)
-                | Link::TakenByName(to, _)
-                | Link::Tunable(to) = link
-                    && seen.insert(*to)
+                if let Some(to) = link.node()
+                    && seen.insert(to)
                 {
-                    todo.push(*to);
+                    todo.push(to);
                 }
             }
         }

@@ -54,6 +54,22 @@ pub(crate) enum Link {
     Tunable(u32),
 }
 
+impl Link {
+    /// The node of the same file that it leads to.
+    pub(crate) fn node(self) -> Option<u32> {
+        match self {
+            Self::Call(to)
+            | Self::Jump(to)
+            | Self::Taken(to)
+            | Self::Data(to)
+            | Self::Guarded(to, _)
+            | Self::TakenByName(to, _)
+            | Self::Tunable(to) => Some(to),
+            Self::CallImport(_) | Self::TakeImport(_) | Self::CopyImport(_) => None,
+        }
+    }
+}
+
 /// A function, or data with addresses in it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Node {

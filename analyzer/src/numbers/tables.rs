@@ -9,7 +9,10 @@
 //! The same is done for code that loads the address of another file's wrapper into a register, to call it there
 //! (compilers do so before a loop): the address of the word that it is loaded from stands for it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    rc::Rc,
+};
 
 use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
@@ -70,7 +73,7 @@ struct Walk<'b, 'c, 'i, 'a> {
     /// stand for it.
     is_in_registers: bool,
     builder: &'b Builder<'c, 'i, 'a>,
-    stubs: HashMap<u64, Callee>,
+    stubs: Rc<HashMap<u64, Callee>>,
     info: InstructionInfoFactory,
     words: BTreeSet<u64>,
     windows: Vec<(u64, u64)>,
@@ -245,7 +248,7 @@ impl Finder<'_, '_, '_, '_> {
 impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
     fn new(
         builder: &'b Builder<'c, 'i, 'a>,
-        stubs: &HashMap<u64, Callee>,
+        stubs: &Rc<HashMap<u64, Callee>>,
         wrapper: Callee,
         words: BTreeSet<u64>,
     ) -> Self {
@@ -253,7 +256,7 @@ impl<'b, 'c, 'i, 'a> Walk<'b, 'c, 'i, 'a> {
             wrapper,
             is_in_registers: false,
             builder,
-            stubs: stubs.clone(),
+            stubs: Rc::clone(stubs),
             info: InstructionInfoFactory::new(),
             windows: Vec::new(),
             words,

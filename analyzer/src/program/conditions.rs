@@ -343,17 +343,11 @@ fn only_by(summary: &Summary, functions: &HashSet<u32>) -> HashSet<u32> {
         let mut seen: HashSet<u32> = todo.iter().copied().collect();
         while let Some(at) = todo.pop() {
             for link in &summary.nodes[at as usize].links {
-                if let Link::Call(to)
-                | Link::Jump(to)
-                | Link::Taken(to)
-                | Link::Data(to)
-                | Link::Guarded(to, _)
-                | Link::TakenByName(to, _)
-                | Link::Tunable(to) = link
-                    && !is_end(*to)
-                    && seen.insert(*to)
+                if let Some(to) = link.node()
+                    && !is_end(to)
+                    && seen.insert(to)
                 {
-                    todo.push(*to);
+                    todo.push(to);
                 }
             }
         }
